@@ -1,0 +1,270 @@
+"""A rewriter: an engine, the prompt format its model was trained with, and what the model can do.
+
+The record is stored as `bpo.json` beside exported weights. `load_rewriter(spec)` is the one door to every rewriter;
+it checks what can be checked without loading weights, so that a wrong configuration raises at construction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bpo_integrations.decoding import Decoding
+from bpo_integrations.engines.base import Engine, Request
+from bpo_integrations.errors import ConfigurationError, EngineError, ModelFormatError
+from bpo_integrations.result import Candidate, Mode, Violation
+from bpo_integrations.templates import PAPER_FORMAT, PromptFormat
+
+RECORD_FILE = "bpo.json"
+RECORD_SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What `bpo.json` says about a rewriter.
+
+    Args:
+        name: Its name.
+        mode: What its output means: `augment` (what to add) or `rewrite` (the whole prompt).
+        format: How a prompt is put to it.
+        base: The base model's id.
+        languages: ISO 639-1 codes of the languages it knows; empty means any.
+        max_prompt_tokens: Longest prompt that it is given.
+        new_tokens: Budget of new tokens that does not depend on the prompt.
+        new_tokens_per_token: Budget of new tokens for each token of the prompt.
+        empty_threshold: Augment only: add nothing where the model's probability of adding nothing is at least this.
+    """
+
+    name: str
+    mode: Mode
+    format: PromptFormat
+    base: str = ""
+    languages: tuple[str, ...] = ()
+    max_prompt_tokens: int = 1024
+    new_tokens: int = 64
+    new_tokens_per_token: float = 0.0
+    empty_threshold: float | None = None
+
+    def budget(self, prompt_tokens: int) -> int:
+        """Return the largest number of new tokens for a prompt of `prompt_tokens` tokens."""
+        return self.new_tokens + int(self.new_tokens_per_token * prompt_tokens)
+
+    def to_json(self) -> str:
+        """Return the text of `bpo.json`."""
+        return json.dumps({"schema": RECORD_SCHEMA, **asdict(self)}, indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, *, where: str = RECORD_FILE) -> Record:
+        """Read `bpo.json`.
+
+        Raises:
+            ModelFormatError: It is not JSON, is of another schema, or has a field missing, unknown or of a wrong kind.
+        """
+        hint = "Export the weights again with this version of bpo-train."
+        try:
+            data = json.loads(text)
+            if data.pop("schema", None) != RECORD_SCHEMA:
+                msg = f"{where} is not of schema {RECORD_SCHEMA}."
+                raise ModelFormatError(msg, hint=hint)
+            data["format"] = PromptFormat(**data["format"])
+            data["languages"] = tuple(data.get("languages", ()))
+            record = cls(**data)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            if isinstance(error, ModelFormatError):
+                raise
+            msg = f"{where} cannot be used: {error}."
+            raise ModelFormatError(msg, hint=hint) from error
+        if record.mode not in ("augment", "rewrite"):
+            msg = f"{where} has the unknown mode {record.mode!r}."
+            raise ModelFormatError(msg, hint=hint)
+        return record
+
+    @classmethod
+    def read(cls, folder: Path) -> Record:
+        """Read `bpo.json` in `folder`.
+
+        Raises:
+            ModelFormatError: There is none, or it cannot be used.
+        """
+        path = folder / RECORD_FILE
+        try:
+            text = path.read_text(encoding="utf-8")
+        except OSError as error:
+            msg = f"{folder} holds no {RECORD_FILE}."
+            raise ModelFormatError(msg, hint="Export the weights with bpo-train, which writes it.") from error
+        return cls.from_json(text, where=str(path))
+
+
+PAPER_RECORD = Record(
+    name="THUDM/BPO",
+    mode="rewrite",
+    format=PAPER_FORMAT,
+    base="meta-llama/Llama-2-7b-chat-hf",
+    languages=("en",),
+    max_prompt_tokens=2048,
+    new_tokens=1024,
+)
+"""The paper's own model, which carries no bpo.json: its template and its 1,024 new tokens (model card)."""
+
+BUILT_IN_RECORDS = {"THUDM/BPO": PAPER_RECORD, "zai-org/BPO": replace(PAPER_RECORD, name="zai-org/BPO")}
+
+
+class Rewriter:
+    """Asks an engine for candidates, in the words that its model was trained with.
+
+    Args:
+        engine: Runs the model.
+        record: What the model can do.
+
+    Example:
+        >>> rewriter = load_rewriter("embedded")  # doctest: +SKIP
+        >>> rewriter.candidates(["Tell me about Harry Potter"])[0][0].text  # doctest: +SKIP
+        'Cover the main characters, ...'
+    """
+
+    def __init__(self, engine: Engine, record: Record) -> None:
+        self.engine = engine
+        self.record = record
+
+    @property
+    def id(self) -> str:
+        """Names the weights, their format and how they run; part of the cache's key."""
+        return f"{self.record.name}:{self.record.mode}@{self.engine.id}"
+
+    @property
+    def mode(self) -> Mode:
+        """What the candidates mean."""
+        return self.record.mode
+
+    def candidates(self, prompts: Sequence[str], decoding: Decoding | None = None) -> list[list[Candidate]]:
+        """Return candidates for each prompt, in order; the whole batch goes to the engine in one call.
+
+        A prompt that is too long for the model gets one candidate, marked with a violation.
+        """
+        if not prompts:
+            return []
+        asked = self._ask(prompts, decoding or Decoding())
+        return asked.answer(self.engine.generate(asked.requests, asked.decoding) if asked.requests else [])
+
+    async def acandidates(self, prompts: Sequence[str], decoding: Decoding | None = None) -> list[list[Candidate]]:
+        """As `candidates`, without blocking the event loop."""
+        if not prompts:
+            return []
+        # Counting tokens loads the tokenizer when it is the first thing done.
+        asked = await asyncio.to_thread(self._ask, prompts, decoding or Decoding())
+        return asked.answer(await self.engine.agenerate(asked.requests, asked.decoding) if asked.requests else [])
+
+    def close(self) -> None:
+        """Release the engine's weights."""
+        self.engine.close()
+
+    def _ask(self, prompts: Sequence[str], decoding: Decoding) -> _Asked:
+        """Turn prompts into the engine's requests and settle what the decoding leaves open."""
+        record = self.record
+        if record.mode == "augment" and decoding.empty_threshold is None:
+            decoding = replace(decoding, empty_threshold=record.empty_threshold)
+        elif record.mode == "rewrite" and decoding.empty_threshold is not None:
+            decoding = replace(decoding, empty_threshold=None)
+        requests: list[Request] = []
+        places: list[int | str] = []
+        for prompt, count in zip(prompts, self._count(prompts), strict=True):
+            if count > record.max_prompt_tokens:
+                places.append(f"{count:,} tokens; the model takes {record.max_prompt_tokens:,}")
+                continue
+            longest = decoding.max_new_tokens or record.budget(count)
+            shortest = 0
+            if decoding.min_extra_tokens is not None and record.mode == "rewrite":
+                shortest = min(count + decoding.min_extra_tokens, longest)
+            # Blank edges carry nothing, and a leading newline would merge with the template's own.
+            messages = tuple(record.format.messages(prompt.strip()))
+            places.append(len(requests))
+            requests.append(Request(messages=messages, max_new_tokens=longest, min_new_tokens=shortest))
+        return _Asked(requests, places, decoding)
+
+    def _count(self, prompts: Sequence[str]) -> list[int]:
+        """Count tokens; texts that are too long for any tokenizer count their characters instead."""
+        limit = 16 * self.record.max_prompt_tokens
+        counts = iter(self.engine.count_tokens([prompt for prompt in prompts if len(prompt) <= limit]))
+        return [next(counts) if len(prompt) <= limit else len(prompt) for prompt in prompts]
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """Requests for the engine, and for each prompt the request's place or what stands against it."""
+
+    requests: list[Request]
+    places: list[int | str]
+    decoding: Decoding
+
+    def answer(self, found: Sequence[Sequence[Candidate]]) -> list[list[Candidate]]:
+        """Put the engine's candidates in the prompts' order."""
+        if len(found) != len(self.requests):
+            msg = f"The engine returned {len(found)} results for {len(self.requests)} prompts."
+            raise EngineError(msg, hint="The engine is at fault.")
+        return [
+            [Candidate("", violation=Violation("too long", place))]
+            if isinstance(place, str)
+            else _cut(found[place], self.decoding)
+            for place in self.places
+        ]
+
+
+def _cut(candidates: Sequence[Candidate], decoding: Decoding) -> list[Candidate]:
+    """Cut each candidate at the decoding's marks and trim it."""
+    found = []
+    for candidate in candidates:
+        text = candidate.text
+        for mark in decoding.cut:
+            text = text.split(mark, 1)[0]
+        found.append(replace(candidate, text=text.strip()))
+    return found
+
+
+def load_rewriter(spec: str | Rewriter = "embedded", *, mode: Mode | None = None, **options: Any) -> Rewriter:
+    """Return the rewriter that a spec names.
+
+    Args:
+        spec: `embedded`; `ct2:<dir>`, a CTranslate2 model with `bpo.json` and `tokenizer.json` beside it; `hf:<id or dir>`, a transformers
+            model or PEFT adapter. A `Rewriter` is returned as it is.
+        mode: `augment` or `rewrite`; None takes the rewriter's own (the embedded model has both, and augments).
+        options: Passed to the engine: for `embedded` `base=` (a GGUF file), `cache_dir=`, `threads=`, `compute_type=`,
+            `allow_download=`; for `ct2:` `threads=`, `compute_type=`; for `hf:` `device=`, `dtype=`, `base=`.
+
+    Raises:
+        ConfigurationError: The spec is unknown, or the model does not have this mode.
+        ModelNotFoundError: The weights are not on this machine.
+        MissingExtraError: A package that the engine needs is not installed.
+    """
+    if isinstance(spec, Rewriter):
+        _check_mode(spec, mode)
+        return spec
+    kind, _, rest = spec.partition(":")
+    rewriter: Rewriter
+    if spec == "embedded":
+        from bpo_integrations.models.embedded import load_embedded
+
+        rewriter = load_embedded(mode or "augment", **options)
+    elif kind == "ct2" and rest:
+        from bpo_integrations.engines.ctranslate2 import CTranslate2Engine
+
+        folder = Path(rest).expanduser()
+        rewriter = Rewriter(CTranslate2Engine(folder, **options), Record.read(folder))
+    elif kind == "hf" and rest:
+        from bpo_integrations.engines.transformers import load_transformers
+
+        rewriter = load_transformers(rest, **options)
+    else:
+        msg = f"Unknown rewriter {spec!r}."
+        raise ConfigurationError(msg, hint="Use 'embedded', 'ct2:DIR', or 'hf:ID' such as 'hf:THUDM/BPO'.")
+    _check_mode(rewriter, mode)
+    return rewriter
+
+
+def _check_mode(rewriter: Rewriter, mode: Mode | None) -> None:
+    if mode is not None and rewriter.mode != mode:
+        msg = f"The rewriter {rewriter.record.name} has the mode {rewriter.mode!r}, not {mode!r}."
+        raise ConfigurationError(msg, hint=f"Leave out mode=, or use mode={rewriter.mode!r}.")

@@ -59,6 +59,7 @@ def export_adapter(run: Path, output: Path, record: Record, *, base: str = BASE_
     output.mkdir(parents=True, exist_ok=True)
     weights = {name: weight.to(torch.bfloat16).contiguous() for name, weight in load_file(run / ADAPTER_WEIGHTS).items()}
     save_file(weights, output / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    (output / ADAPTER_WEIGHTS).chmod(0o644)  # safetensors writes for the owner alone
     config: dict[str, Any] = json.loads((run / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     kept = {name: config[name] for name in _KEPT_CONFIG if name in config}
     kept["base_model_name_or_path"] = base

@@ -21,7 +21,9 @@ class CompletionLossTrainer(SFTTrainer):
     ) -> Any:
         """Return the mean negative log-likelihood, in nats per completion token, over `num_items_in_batch` tokens."""
         if return_outputs:
-            return super().compute_loss(  # type: ignore[no-untyped-call]model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+            return super().compute_loss(  # type: ignore[no-untyped-call]
+                model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
+            )
         causal: Any = self.accelerator.unwrap_model(model)
         causal = causal.get_base_model() if hasattr(causal, "get_base_model") else causal
         hidden = causal.base_model(

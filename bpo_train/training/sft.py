@@ -41,6 +41,10 @@ class SFTArguments:
     licences: list[str] = field(
         default_factory=list, metadata={"help": "Train only on rows of these licences; none given means all."}
     )
+    weights: list[str] = field(
+        default_factory=list,
+        metadata={"help": "SOURCE=N: the rows of this source count N times (2, or 0.5 for every other row)."},
+    )
     limit: int | None = field(default=None, metadata={"help": "Use the first N training rows only (smoke runs)."})
     eval_limit: int | None = field(default=None, metadata={"help": "Use the first N held-out rows only (smoke runs)."})
 
@@ -82,7 +86,12 @@ def read_rows(path: str | Path) -> list[dict[str, Any]]:
 
 
 def split_examples(
-    rows: Iterable[dict[str, Any]], *, mode: str, held_out: Iterable[str] = (), licences: Sequence[str] = ()
+    rows: Iterable[dict[str, Any]],
+    *,
+    mode: str,
+    held_out: Iterable[str] = (),
+    licences: Sequence[str] = (),
+    weights: Sequence[str] = (),
 ) -> tuple[list[Example], list[Example]]:
     """Split rows into training and held-out examples.
 
@@ -92,6 +101,7 @@ def split_examples(
         held_out: Ids that are never trained on.
         licences: Licences whose rows may be trained on; empty means any. Held-out rows are kept whatever their licence:
             they only measure.
+        weights: `SOURCE=N` for each source whose training rows are taken N times; N < 1 takes a share of them.
 
     Returns:
         Training examples, held-out examples.
@@ -109,6 +119,7 @@ def split_examples(
         msg = f"Unknown mode {mode!r}."
         raise ConfigurationError(msg, hint="Use mode=augment or mode=rewrite.")
     kept_out = {str(identifier) for identifier in held_out}
+    shares, taken = _shares(weights), dict[str, float]()
     train, test = [], []
     for row in rows:
         try:
@@ -119,8 +130,25 @@ def split_examples(
         if example.id in kept_out:
             test.append(example)
         elif not licences or row.get("licence") in licences:
-            train.append(example)
+            source = str(row.get("source"))
+            due = taken.get(source, 0.0) + shares.get(source, 1.0)
+            train.extend([example] * int(due))
+            taken[source] = due - int(due)
     return train, test
+
+
+def _shares(weights: Sequence[str]) -> dict[str, float]:
+    shares = {}
+    for entry in weights:
+        source, _, number = entry.rpartition("=")
+        try:
+            shares[source] = float(number)
+        except ValueError:
+            shares[source] = -1.0
+        if not source or not 0 < shares[source] <= 100:
+            msg = f"weights={entry!r} cannot be read."
+            raise ConfigurationError(msg, hint="Write SOURCE=N, for example mt_bench=2.")
+    return shares
 
 
 def render(example: Example, mode: str, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
@@ -186,7 +214,8 @@ def train(arguments: SFTArguments, config: Any, model_config: Any) -> dict[str, 
     model, tokenizer = load_base(spec, dtype=model_config.dtype or "float32")
     held_out = Path(arguments.held_out).read_text(encoding="utf-8").split() if arguments.held_out else []
     train_rows, test_rows = split_examples(
-        read_rows(arguments.data), mode=arguments.mode, held_out=held_out, licences=arguments.licences
+        read_rows(arguments.data), mode=arguments.mode, held_out=held_out, licences=arguments.licences,
+        weights=arguments.weights,
     )
     if not train_rows:
         msg = "No training rows are left."

@@ -27,6 +27,8 @@ class Decoding:
         cut: Strings at which a finished candidate is cut.
         empty_threshold: Augmenting models only: nothing is added where the model's probability of adding nothing is at
             least this. None takes the rewriter's own.
+        repetition_penalty: Divides the logits of tokens that the candidate already holds (CTRL, Keskar et al. 2019,
+            section 4.1; the prompt's tokens do not count); 1 is none. None takes the rewriter's own.
 
     Raises:
         ConfigurationError: A value is out of its range, or `n` > 1 with greedy decoding.
@@ -46,6 +48,7 @@ class Decoding:
     stop: tuple[str, ...] = ()
     cut: tuple[str, ...] = ()
     empty_threshold: float | None = None
+    repetition_penalty: float | None = None
 
     def __post_init__(self) -> None:
         for ok, what in (
@@ -59,6 +62,10 @@ class Decoding:
             (
                 self.empty_threshold is None or 0 <= self.empty_threshold,
                 f"empty_threshold is {self.empty_threshold}; it must be 0 (never add) or more (over 1: always add)",
+            ),
+            (
+                self.repetition_penalty is None or self.repetition_penalty >= 1,
+                f"repetition_penalty is {self.repetition_penalty}; it must be 1 (none) or more",
             ),
             (
                 self.n == 1 or not self.greedy,

@@ -37,6 +37,7 @@ class Record:
         new_tokens: Budget of new tokens that does not depend on the prompt.
         new_tokens_per_token: Budget of new tokens for each token of the prompt.
         empty_threshold: Augment only: add nothing where the model's probability of adding nothing is at least this.
+        repetition_penalty: The penalty on repeated tokens that it decodes best with; 1 is none.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Record:
     new_tokens: int = 64
     new_tokens_per_token: float = 0.0
     empty_threshold: float | None = None
+    repetition_penalty: float = 1.0
 
     def budget(self, prompt_tokens: int) -> int:
         """Return the largest number of new tokens for a prompt of `prompt_tokens` tokens."""
@@ -169,6 +171,8 @@ class Rewriter:
             decoding = replace(decoding, empty_threshold=record.empty_threshold)
         elif record.mode == "rewrite" and decoding.empty_threshold is not None:
             decoding = replace(decoding, empty_threshold=None)
+        if decoding.repetition_penalty is None:
+            decoding = replace(decoding, repetition_penalty=record.repetition_penalty)
         requests: list[Request] = []
         places: list[int | str] = []
         for prompt, count in zip(prompts, self._count(prompts), strict=True):

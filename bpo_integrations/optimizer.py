@@ -81,6 +81,12 @@ class _Work:
     error: Exception | None = None
     open: bool = True
 
+    def fail(self, error: Exception) -> None:
+        """Note a failure; a later pass that fails leaves the earlier one's result."""
+        self.open = False
+        if self.kind == "kept":
+            self.error, self.reason = error, f"failed: {_in_a_line(error)}"
+
 
 class PromptOptimizer:
     """Improves prompts.
@@ -155,7 +161,6 @@ class PromptOptimizer:
         self.timeout = timeout
         self.shadow = shadow
         self._softener = self._load_softener(model, options) if self.unsafe == "soften" else None
-        self._produced = CandidateCache(1024)
 
     def _load_softener(self, model: str | Rewriter, options: dict[str, Any]) -> Rewriter:
         """Return the rewriter that softens: this one in rewrite mode, else the embedded model's rewriting half."""
@@ -245,7 +250,7 @@ class PromptOptimizer:
                 break
             outcomes = yield [_Ask(work.rewriter, work.text) for work in going]
             for work, outcome in zip(going, outcomes, strict=True):
-                self._judge(work, outcome)
+                self._take(work, outcome)
         seconds = (time.perf_counter() - started) / max(1, len(works))
         return [self._finish(work, seconds) for work in works]
 
@@ -255,27 +260,33 @@ class PromptOptimizer:
             mode=self.mode, languages=self.rewriter.record.languages, unsafe=self.unsafe, history=tuple(history)
         )
         work = _Work(prompt, prompt, self.rewriter)
-        if self._is_own(prompt):
-            reason: str | None = "optimized already"
-        else:
+        try:
             reason = self.policy(prompt, context)
+            work.softens = reason is None and self._softener is not None and is_unsafe(prompt)
+        except Exception as error:  # a policy of the user's own, or a library below ours
+            work.fail(error)
+            return work
         if reason is not None:
             work.reason, work.open = f"policy: {reason}", False
-        elif self._softener is not None and is_unsafe(prompt):
-            work.rewriter, work.softens = self._softener, True
+        elif work.softens and self._softener is not None:
+            work.rewriter = self._softener
         return work
 
-    def _judge(self, work: _Work, outcome: _Outcome) -> None:
-        """Put the model's candidates through the guards and select one."""
+    def _take(self, work: _Work, outcome: _Outcome) -> None:
+        """Take what the model answered; whatever goes wrong is the work's failure, not the caller's."""
         work.open = False
         if isinstance(outcome, Exception):
-            if work.kind == "kept":  # a later pass that fails leaves the earlier one's result
-                work.error, work.reason = outcome, f"failed: {_in_a_line(outcome)}"
-            return
-        if not outcome:
-            error = EngineError("The engine returned no candidate.", hint="Check the engine.")
-            work.error, work.reason = error, f"failed: {_in_a_line(error)}"
-            return
+            work.fail(outcome)
+        elif not outcome:
+            work.fail(EngineError("The engine returned no candidate.", hint="Check the engine."))
+        else:
+            try:
+                self._judge(work, outcome)
+            except Exception as error:  # a guard or a selector of the user's own
+                work.fail(error)
+
+    def _judge(self, work: _Work, outcome: Candidates) -> None:
+        """Put the model's candidates through the guards and select one."""
         judged = tuple(replace(candidate, violation=self._violation(work, candidate)) for candidate in outcome)
         work.candidates += judged
         clean = [candidate for candidate in judged if candidate.violation is None]
@@ -344,18 +355,7 @@ class PromptOptimizer:
             return replace(
                 result, text=work.original, kind="kept", reason=f"shadow: {work.reason}", proposal=result.text
             )
-        if result.changed:
-            self._remember(result.text)
         return result
-
-    def _remember(self, text: str) -> None:
-        """Note a text of our own making, so that a second optimizer step in a chain leaves it alone."""
-        key = hash(text)
-        if self._produced.claim([key])[1]:
-            self._produced.settle(key, [Candidate("")])
-
-    def _is_own(self, prompt: str) -> bool:
-        return hash(prompt) in self._produced
 
     # -- asking the model: the generation settles the cache by itself, and every caller merely waits ------------------
 

@@ -67,10 +67,24 @@ def test_the_policy_decides_before_the_model_is_asked() -> None:
     assert rewriter.engine.calls == []  # type: ignore[attr-defined]
 
 
-def test_an_optimized_prompt_is_not_optimized_again() -> None:
-    optimizer = PromptOptimizer(fake_rewriter(lambda _: ADDITION))
+def _explodes(*_: object) -> str:
+    raise OSError("no space left on device")
+
+
+@pytest.mark.parametrize("part", ["policy", "guards", "selector"])
+def test_a_policy_guard_or_selector_that_raises_lets_the_original_go_on(part: str) -> None:
+    options = {part: [_explodes] if part == "guards" else _explodes}
+    result = PromptOptimizer(fake_rewriter(lambda _: ADDITION), **options).optimize(QUESTION)  # type: ignore[arg-type]
+    assert (result.text, result.reason) == (QUESTION, "failed: OSError: no space left on device")
+    with pytest.raises(OptimizationError):
+        PromptOptimizer(fake_rewriter(lambda _: ADDITION), on_error="raise", **options).optimize(QUESTION)  # type: ignore[arg-type]
+
+
+def test_the_result_does_not_depend_on_what_was_optimized_before() -> None:
+    optimizer = PromptOptimizer(fake_rewriter(lambda text: f"Explain point {len(text.split()) % 7 + 1} with care."))
     once = optimizer.optimize(QUESTION)
-    assert optimizer.optimize(once.text).text == once.text
+    fresh = PromptOptimizer(fake_rewriter(lambda text: f"Explain point {len(text.split()) % 7 + 1} with care."))
+    assert optimizer.optimize(once.text).text == fresh.optimize(once.text).text
 
 
 def test_protect_rejects_a_rewrite_that_loses_the_literal() -> None:

@@ -77,7 +77,7 @@ class OptimizedPrompt:
         proposal: With `shadow=True`, the text that would have been used.
 
     Example:
-        >>> OptimizedPrompt("Tell me.", "Tell me. Be brief.", "augmented", "added by the model").addition
+        >>> OptimizedPrompt("Tell me", "Tell me. Be brief.", "augmented", "added by the model").addition
         'Be brief.'
     """
 
@@ -101,7 +101,8 @@ class OptimizedPrompt:
         """What was put behind the original, without the joint; empty unless the original is a prefix of the text."""
         if not self.changed or not self.text.startswith(self.original):
             return ""
-        return self.text[len(self.original) :].strip()
+        tail = self.text[len(self.original) :]
+        return tail.removeprefix(". ").removeprefix("。").strip()  # the joint may end the original's sentence
 
     def diff(self) -> list[DiffPart]:
         """Return the change word by word, in reading order; the `same` and `added` parts together are `text`.

@@ -64,6 +64,7 @@ def record_for(mode: str, *, name: str, base: str, threshold: float) -> Record:
             max_prompt_tokens=1024,
             new_tokens=72,
             empty_threshold=threshold,
+            repetition_penalty=1.15,  # see docs/training-log.md
         )
     return Record(
         name=name,

@@ -1,0 +1,112 @@
+"""When a prompt is left alone before any model runs.
+
+A policy is a function of a prompt and its context that returns a reason, or None to go on. The default is a row of
+named rules; `all_of` makes a policy of those that are kept and those that are added. Pure, linear in the prompt's
+length, never raises on any str.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal, Protocol
+
+from bpo_integrations import recognize
+from bpo_integrations.language import detect, is_english
+from bpo_integrations.result import Mode
+from bpo_integrations.safety import is_unsafe
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyContext:
+    """What a policy may know besides the prompt.
+
+    Args:
+        mode: What would be done to the prompt.
+        languages: ISO 639-1 codes that the rewriting model knows; empty means any.
+        unsafe: `keep` leaves unsafe prompts alone, `soften` lets them through to be softened.
+        history: Earlier turns, oldest first.
+    """
+
+    mode: Mode
+    languages: tuple[str, ...] = ()
+    unsafe: Literal["keep", "soften"] = "keep"
+    history: tuple[str, ...] = ()
+
+
+class Policy(Protocol):
+    """Decides whether a prompt is left alone."""
+
+    def __call__(self, prompt: str, context: PolicyContext) -> str | None:
+        """Return the reason for leaving `prompt` alone, such as `fixed output`, or None to go on."""
+
+
+def all_of(*policies: Policy) -> Policy:
+    """Return a policy that asks each of `policies` in turn and returns the first reason.
+
+    Example:
+        >>> mine = all_of(*(rule for name, rule in RULES.items() if name != "length limit"))
+        >>> mine("Explain inflation in one sentence", PolicyContext(mode="augment"))
+    """
+
+    def combined(prompt: str, context: PolicyContext) -> str | None:
+        return next((reason for policy in policies if (reason := policy(prompt, context)) is not None), None)
+
+    return combined
+
+
+def rule(reason: str, applies: Callable[[str], object], *, mode: Mode | None = None) -> Policy:
+    """Return a policy that leaves a prompt alone, for `reason`, where `applies(prompt)` is true.
+
+    Args:
+        reason: The reason to give.
+        applies: A predicate on the prompt.
+        mode: The only mode in which it counts; None: in both.
+
+    Example:
+        >>> rule("a ticket", lambda prompt: prompt.startswith("TICKET-"))("TICKET-7", PolicyContext(mode="augment"))
+        'a ticket'
+    """
+
+    def policy(prompt: str, context: PolicyContext) -> str | None:
+        return reason if mode in (None, context.mode) and applies(prompt) else None
+
+    return policy
+
+
+def _language(prompt: str, context: PolicyContext) -> str | None:
+    known = context.languages
+    if not known or ("en" in known and is_english(prompt)):
+        return None
+    code = detect(prompt)
+    return None if code in known or (code is None and "en" not in known) else "language"
+
+
+def _unsafe(prompt: str, context: PolicyContext) -> str | None:
+    return "unsafe" if context.unsafe == "keep" and is_unsafe(prompt) else None
+
+
+RULES: MappingProxyType[str, Policy] = MappingProxyType(
+    {
+        "empty": rule("empty", recognize.is_empty),
+        "control characters": rule("control characters", recognize.has_control_characters),
+        "role marks": rule("role marks", recognize.has_role_marks),
+        "injection": rule("injection", recognize.is_injection),
+        "template variable": rule("template variable", recognize.is_template_variable),
+        "code only": rule("code only", recognize.is_code_only),
+        "small talk": rule("small talk", recognize.is_small_talk),
+        "needs the conversation": rule("needs the conversation", recognize.is_bare_turn),
+        "command": rule("command", recognize.is_command),
+        "unsafe": _unsafe,
+        "fixed output": rule("fixed output", recognize.fixes_output, mode="augment"),
+        "length limit": rule("length limit", recognize.limits_length, mode="augment"),
+        "word for word": rule("word for word", recognize.is_word_for_word, mode="augment"),
+        "specific already": rule("specific already", recognize.is_specific, mode="augment"),
+        "language": _language,
+    }
+)
+"""The default rules by name, in the order in which they are asked."""
+
+default_policy: Policy = all_of(*RULES.values())
+"""All of `RULES`."""

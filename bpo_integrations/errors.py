@@ -59,7 +59,10 @@ class ModelFormatError(ConfigurationError):
 
 
 class InputError(BPOError, TypeError, ValueError):
-    """What was passed is no prompt: raised at once, whatever the failure policy. LangChain's users expect a ValueError."""
+    """What was passed is no prompt: raised at once, whatever the failure policy.
+
+    A TypeError by what it is, and a ValueError because LangChain's users catch that.
+    """
 
 
 class EngineError(BPOError):

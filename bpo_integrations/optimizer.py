@@ -381,9 +381,7 @@ class PromptOptimizer:
         futures, jobs = self._claim(asks)
         for rewriter, job in jobs.items():
             run = contextvars.copy_context().run
-            threading.Thread(
-                target=run, args=(self._work_off, rewriter, job), name="bpo-generate", daemon=True
-            ).start()
+            threading.Thread(target=run, args=(self._work_off, rewriter, job), name="bpo-generate", daemon=True).start()
         deadline = self._deadline(len(asks))
         outcomes: list[_Outcome] = []
         for future in futures:
@@ -452,9 +450,7 @@ class PromptOptimizer:
         )
 
 
-def _pairs(
-    prompts: Sequence[str], histories: Sequence[Sequence[str]] | None
-) -> list[tuple[str, Sequence[str]]]:
+def _pairs(prompts: Sequence[str], histories: Sequence[Sequence[str]] | None) -> list[tuple[str, Sequence[str]]]:
     if isinstance(prompts, str):
         msg = "A batch must be a list of prompts, not one str."
         raise InputError(msg, hint="Call optimize() for one prompt.")
@@ -496,4 +492,3 @@ def _unwrap(results: Sequence[OptimizedPrompt | OptimizationError]) -> list[Opti
             raise result
         good.append(result)
     return good
-

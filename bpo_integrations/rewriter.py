@@ -232,8 +232,8 @@ def load_rewriter(spec: str | Rewriter = "embedded", *, mode: Mode | None = None
     """Return the rewriter that a spec names.
 
     Args:
-        spec: `embedded`; `ct2:<dir>`, a CTranslate2 model with `bpo.json` and `tokenizer.json` beside it; `hf:<id or dir>`, a transformers
-            model or PEFT adapter. A `Rewriter` is returned as it is.
+        spec: `embedded`; `ct2:<dir>`, a CTranslate2 model with `bpo.json` and `tokenizer.json` beside it;
+            `hf:<id or dir>`, a transformers model or PEFT adapter. A `Rewriter` is returned as it is.
         mode: `augment` or `rewrite`; None takes the rewriter's own (the embedded model has both, and augments).
         options: Passed to the engine: for `embedded` `base=` (a GGUF file), `cache_dir=`, `threads=`, `compute_type=`,
             `allow_download=`; for `ct2:` `threads=`, `compute_type=`; for `hf:` `device=`, `dtype=`, `base=`.

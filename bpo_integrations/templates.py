@@ -21,8 +21,7 @@ class Message(TypedDict):
 
 
 PAPER_INSTRUCTION = (
-    "You are an expert prompt engineer. "
-    "Please help me improve this prompt to get a more helpful and harmless response:"
+    "You are an expert prompt engineer. Please help me improve this prompt to get a more helpful and harmless response:"
 )
 """The instruction that BPO's model is trained with (paper, section 3.3 and the model card)."""
 

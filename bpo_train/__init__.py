@@ -1,0 +1,1 @@
+"""Train, measure and export prompt rewriters. Needs the extra `train`."""

@@ -32,21 +32,30 @@ def sft(options: tuple[str, ...]) -> None:
 
 
 @cli.command()
-@click.option("--run", type=click.Path(path_type=Path, exists=True, file_okay=False), required=True)
+@click.option(
+    "--run",
+    "runs",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    required=True,
+    multiple=True,
+    help="A run's output folder or one of its checkpoints; several are averaged.",
+)
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), required=True)
 @click.option("--mode", type=click.Choice(["augment", "rewrite"]), required=True)
 @click.option("--name", help="The rewriter's name; default: the output folder's.")
 @click.option("--base", help="The base model's hub id; default: the embedded one.")
 @click.option("--threshold", type=float, default=0.5, show_default=True, help="Augment: add nothing from this P on.")
-def export(run: Path, output: Path, mode: str, name: str | None, base: str | None, threshold: float) -> None:
+def export(
+    runs: tuple[Path, ...], output: Path, mode: str, name: str | None, base: str | None, threshold: float
+) -> None:
     """Export a LoRA run as an adapter with bpo.json, which `hf:DIR` and the embedded model load."""
     from bpo_integrations.models.base import BASE_ID
     from bpo_train.export import copy_tokenizer, export_adapter
 
     record = record_for(mode, name=name or output.name, base=base or BASE_ID, threshold=threshold)
-    export_adapter(run, output, record, base=record.base)
+    export_adapter(runs, output, record, base=record.base)
     if record.base != BASE_ID:
-        copy_tokenizer(run, output)
+        copy_tokenizer(runs[0], output)
     click.echo(f"{output}: {record.name}, {mode}")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,16 @@ _KEPT_CONFIG = (
 )
 
 
-def export_adapter(run: Path, output: Path, record: Record, *, base: str = BASE_ID, card: str | None = None) -> Path:
-    """Export a LoRA run.
+def export_adapter(
+    runs: Sequence[Path], output: Path, record: Record, *, base: str = BASE_ID, card: str | None = None
+) -> Path:
+    """Export a LoRA run, or the mean of several.
+
+    Runs and checkpoints that began at the same weights (the same seed) can be averaged, factor by factor, which often
+    does better than each of them ("Model soups", Wortsman et al., 2022).
 
     Args:
-        run: A folder that PEFT saved: a run's output, or one of its checkpoints.
+        runs: Folders that PEFT saved: a run's output, or one of its checkpoints.
         output: Where the files go; made when missing.
         record: What `bpo.json` shall say.
         base: The base model's hub id.
@@ -48,19 +54,28 @@ def export_adapter(run: Path, output: Path, record: Record, *, base: str = BASE_
         `output`.
 
     Raises:
-        ConfigurationError: `run` holds no adapter.
+        ConfigurationError: A run holds no adapter, or the runs' adapters are not of one shape.
     """
     import torch
     from safetensors.torch import load_file, save_file
 
-    if not (run / ADAPTER_WEIGHTS).is_file():
-        msg = f"{run} holds no {ADAPTER_WEIGHTS}."
-        raise ConfigurationError(msg, hint="Give the output folder of a LoRA run, or one of its checkpoints.")
+    for run in runs:
+        if not (run / ADAPTER_WEIGHTS).is_file():
+            msg = f"{run} holds no {ADAPTER_WEIGHTS}."
+            raise ConfigurationError(msg, hint="Give the output folder of a LoRA run, or one of its checkpoints.")
+    adapters = [load_file(run / ADAPTER_WEIGHTS) for run in runs]
+    shapes = [{name: weight.shape for name, weight in adapter.items()} for adapter in adapters]
+    if not runs or any(shape != shapes[0] for shape in shapes):
+        msg = "These runs cannot be averaged: their adapters differ in shape."
+        raise ConfigurationError(msg, hint="Average runs of one recipe.")
     output.mkdir(parents=True, exist_ok=True)
-    weights = {name: weight.to(torch.bfloat16).contiguous() for name, weight in load_file(run / ADAPTER_WEIGHTS).items()}
+    weights = {
+        name: torch.stack([adapter[name].float() for adapter in adapters]).mean(0).to(torch.bfloat16).contiguous()
+        for name in adapters[0]
+    }
     save_file(weights, output / ADAPTER_WEIGHTS, metadata={"format": "pt"})
     (output / ADAPTER_WEIGHTS).chmod(0o644)  # safetensors writes for the owner alone
-    config: dict[str, Any] = json.loads((run / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    config: dict[str, Any] = json.loads((runs[0] / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     kept = {name: config[name] for name in _KEPT_CONFIG if name in config}
     kept["base_model_name_or_path"] = base
     kept["target_modules"] = sorted(kept["target_modules"])

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from bpo_integrations.errors import ConfigurationError, MissingExtraError
 from bpo_integrations.templates import AUGMENT_FORMAT, REWRITE_FORMAT, PromptFormat
 
@@ -36,7 +38,7 @@ class SFTArguments:
     data: str = field(metadata={"help": "JSONL with `id`, `prompt` and `addition` (augment) or `optimized_prompt`."})
     mode: str = field(default="augment", metadata={"help": "`augment` or `rewrite`."})
     held_out: str | None = field(
-        default=None, metadata={"help": "File of ids, one a line, that are never trained on; the loss is measured there."}
+        default=None, metadata={"help": "File of ids, one a line, never trained on; the loss is measured there."}
     )
     licences: list[str] = field(
         default_factory=list, metadata={"help": "Train only on rows of these licences; none given means all."}
@@ -214,7 +216,10 @@ def train(arguments: SFTArguments, config: Any, model_config: Any) -> dict[str, 
     model, tokenizer = load_base(spec, dtype=model_config.dtype or "float32")
     held_out = Path(arguments.held_out).read_text(encoding="utf-8").split() if arguments.held_out else []
     train_rows, test_rows = split_examples(
-        read_rows(arguments.data), mode=arguments.mode, held_out=held_out, licences=arguments.licences,
+        read_rows(arguments.data),
+        mode=arguments.mode,
+        held_out=held_out,
+        licences=arguments.licences,
         weights=arguments.weights,
     )
     if not train_rows:
@@ -258,7 +263,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO)
     metrics = train(arguments, config, model_config)
     for name, value in sorted(metrics.items()):
-        print(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
+        click.echo(f"{name}: {value:.4f}")
 
 
 if __name__ == "__main__":

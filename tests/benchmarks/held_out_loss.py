@@ -21,7 +21,7 @@ from bpo_train.training.sft import read_rows, split_examples
 DATA = Path(os.environ.get("BPO_DATA_DIR", ROOT.parent / "shared" / "data"))
 FILES = {"augment": "additions.jsonl", "rewrite": "pairs.jsonl"}
 REFERENCE = {"augment": "3.09", "rewrite": "1.19"}
-"""The reference runs that these are held against: augment after two epochs, rewrite after one (on other random rows)."""
+"""The reference runs: augment after two epochs, rewrite after one (measured on other rows)."""
 
 
 def measure(mode: str, adapter: Path) -> list[object]:

@@ -3,7 +3,8 @@
     python tests/benchmarks/quality.py                 # both modes, all three sets (about 15 minutes on two cores)
     python tests/benchmarks/quality.py --mode augment --set vicuna_eval
 
-Writes docs/benchmarks.md (between its markers) and docs/samples.md (30 random results of each set). Needs the test sets.
+Writes docs/benchmarks.md (between its markers) and docs/samples.md (30 random results of each set). Needs the test
+sets and the extras `local` and `dev`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from pathlib import Path
 import click
 from report import ROOT, put, stamp, table
 
+from bpo_integrations.engines.base import Request
+from bpo_integrations.engines.ctranslate2 import CTranslate2Engine
 from bpo_integrations.models.embedded import load_embedded
 from bpo_integrations.optimizer import PromptOptimizer
 from bpo_integrations.result import Mode, OptimizedPrompt
@@ -28,6 +31,8 @@ PAGE = ROOT / "docs" / "benchmarks.md"
 SAMPLES = ROOT / "docs" / "samples.md"
 MODES: tuple[Mode, ...] = ("augment", "rewrite")
 SETS = ("vicuna_eval", "bpo_test", "dolly_eval")
+LONGEST_JUDGED = 600
+"""Characters of the longest prompt whose addition is judged for its subject."""
 RIVALS = 9
 """Other prompts of the set that an addition is compared with, to see whether it is about its own."""
 
@@ -59,21 +64,27 @@ def distinct_share(texts: list[str], words: int = 5) -> float:
 def on_subject_share(results: list[OptimizedPrompt], rng: random.Random) -> float:
     """Return how many additions the model finds likelier after their own prompt than after each of nine others.
 
-    Chance is 10%. The float-free scoring is the engine's own (`CTranslate2Engine.score`).
+    Chance is 10%. The judge is the augmenting model itself, on up to 60 prompts of the same set that it changed.
     """
-    engine = load_embedded("augment").engine
-    record = load_embedded("augment").record
+    results = [result for result in results if len(result.original) <= LONGEST_JUDGED]
+    results = rng.sample(results, min(60, len(results)))
+    rewriter = load_embedded("augment")
+    engine = rewriter.engine
+    assert isinstance(engine, CTranslate2Engine)
     hits = 0
     for result in results:
         others = rng.sample([other.original for other in results if other.original != result.original], RIVALS)
-        pairs = [(tuple(record.format.messages(prompt.strip())), result.addition) for prompt in (result.original, *others)]
+        pairs = [
+            (Request(tuple(rewriter.record.format.messages(prompt.strip()))), result.addition)
+            for prompt in (result.original, *others)
+        ]
         scores = engine.score(pairs)
         hits += scores[0] == max(scores)
     return hits / max(1, len(results))
 
 
-def measure(name: str, mode: Mode, rng: random.Random) -> tuple[list[object], Counter[str], list[OptimizedPrompt], float | None]:
-    """Run one set in one mode."""
+def measure(name: str, mode: Mode, rng: random.Random) -> tuple[list[object], Counter[str], list[OptimizedPrompt]]:
+    """Run one set in one mode; return a row of the table, the violations by guard, and the results."""
     rows = load_set(name)
     optimizer = PromptOptimizer("embedded", mode=mode, timeout=None, on_error="raise")
     results = optimizer.optimize_batch([prompt for prompt, _ in rows])
@@ -87,7 +98,6 @@ def measure(name: str, mode: Mode, rng: random.Random) -> tuple[list[object], Co
         f"{len(changed)} ({100 * len(changed) / len(rows):.0f}%)",
         f"{100 * sum(bad.values()) / max(1, len(raw)):.1f}% of {len(raw)}",
     ]
-    chrf = None
     if mode == "augment":
         texts = [result.addition for result in changed]
         line += [
@@ -98,12 +108,13 @@ def measure(name: str, mode: Mode, rng: random.Random) -> tuple[list[object], Co
     elif name == "bpo_test":
         from sacrebleu.metrics import CHRF
 
-        gold = [str(row[1]) for row in rows]
-        chrf = CHRF().corpus_score([result.text for result in results], [gold]).score
-        line += [f"{chrf:.1f} (prompts as they are: {CHRF().corpus_score([row[0] for row in rows], [gold]).score:.1f})"]
+        gold = [[str(row[1]) for row in rows]]
+        ours = CHRF().corpus_score([result.text for result in results], gold).score
+        as_is = CHRF().corpus_score([prompt for prompt, _ in rows], gold).score
+        line += [f"{ours:.1f} (prompts as they are: {as_is:.1f})"]
     else:
         line += [""]
-    return line, bad, results, chrf
+    return line, bad, results
 
 
 def samples_page(found: dict[tuple[str, Mode], list[OptimizedPrompt]], rng: random.Random) -> str:
@@ -136,14 +147,16 @@ def main(modes: tuple[Mode, ...], names: tuple[str, ...], write: bool) -> None:
     for mode in modes:
         rows, guards, reasons = [], [], []
         for name in names:
-            line, bad, results, _ = measure(name, mode, rng)
+            line, bad, results = measure(name, mode, rng)
             rows.append(line)
             guards.append([name, ", ".join(f"{guard} {count}" for guard, count in bad.most_common()) or "none"])
             kept = Counter(kept_because(result) for result in results if not result.changed)
             reasons.append([name, ", ".join(f"{reason} {count}" for reason, count in kept.most_common()) or "none"])
             found[name, mode] = results
             print(line, dict(bad), dict(kept), flush=True)
-        tail = ["words added (median)", "alone in its first five words", "on the subject"] if mode == "augment" else ["chrF against gold"]
+        tail = ["chrF against gold"]
+        if mode == "augment":
+            tail = ["words added (median)", "alone in its first five words", "on the subject"]
         head = ["set", "mode", "prompts", "changed", "raw candidates with a violation"]
         parts += [
             table([*head, *tail], rows),

@@ -3,9 +3,9 @@
     python tests/benchmarks/speed.py               # the 80 prompts of vicuna_eval (about 10 minutes on two cores)
 
 The loop is THUDM/BPO's model card: transformers, one prompt after the other, its sampling (T 0.6, top-p 0.9, at most
-1,024 new tokens), here in float32 on the same merged weights (the embedded rewriting adapter). Every prompt goes through
-the loop, the embedded rewriter and the embedded augmenter in turn, so that all three meet the same noise. Policy, guards
-and cache are left out: this times the models. Needs the extras `local` and `hf`, and the test sets.
+1,024 new tokens), here in float32 on the same merged weights (the embedded rewriting adapter). Every prompt goes
+through the loop, the embedded rewriter and the embedded augmenter in turn, so that all meet the same noise. Policy,
+guards and cache are left out: this times the models. Needs the extras `local` and `hf`, and the test sets.
 """
 
 from __future__ import annotations

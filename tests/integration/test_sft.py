@@ -91,7 +91,8 @@ def test_sft_moves_every_adapter_weight_resumes_and_exports(toy: Path, data: Pat
     done = run_sft(toy, data, output, "--max_steps", "4")
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads((output / "checkpoint-4" / "trainer_state.json").read_text())["global_step"] == 4
-    steps = [entry["step"] for entry in json.loads((output / "checkpoint-4" / "trainer_state.json").read_text())["log_history"]]
+    history = json.loads((output / "checkpoint-4" / "trainer_state.json").read_text())["log_history"]
+    steps = [entry["step"] for entry in history]
     assert steps.count(1) == 1  # went on from step 2, did not begin again
 
     exported = tmp_path / "exported"
@@ -117,11 +118,20 @@ def test_the_cpu_loss_equals_trls(toy: Path, tmp_path: Path) -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(toy)
     model = AutoModelForCausalLM.from_pretrained(toy)
-    rows = to_dataset([Example("0", "What?", "Say why."), Example("1", "How so?", "")], mode="augment", tokenizer=tokenizer, max_length=None)
+    rows = to_dataset(
+        [Example("0", "What?", "Say why."), Example("1", "How so?", "")],
+        mode="augment",
+        tokenizer=tokenizer,
+        max_length=None,
+    )
     from trl import SFTConfig
 
     config = SFTConfig(
-        output_dir=str(tmp_path), bf16=False, report_to="none", dataset_kwargs={"skip_prepare_dataset": True}, max_length=None
+        output_dir=str(tmp_path),
+        bf16=False,
+        report_to="none",
+        dataset_kwargs={"skip_prepare_dataset": True},
+        max_length=None,
     )
     trainer = CompletionLossTrainer(model=model, args=config, train_dataset=rows, processing_class=tokenizer)
     batch = trainer.data_collator([rows[0], rows[1]])
@@ -158,7 +168,9 @@ def test_held_out_rows_and_other_licences_are_never_trained_on() -> None:
         (("--licences", "nobody"), "No training rows are left"),
     ],
 )
-def test_a_wrong_option_is_one_clear_line(toy: Path, data: Path, tmp_path: Path, options: tuple[str, ...], says: str) -> None:
+def test_a_wrong_option_is_one_clear_line(
+    toy: Path, data: Path, tmp_path: Path, options: tuple[str, ...], says: str
+) -> None:
     done = run_sft(toy, data, tmp_path / "run", *options)
     assert done.returncode == 3
     assert says in done.stderr

@@ -26,7 +26,15 @@ def test_the_named_decodings_hold_the_papers_values() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"temperature": -1}, {"top_p": 0}, {"top_p": 1.1}, {"n": 0}, {"n": 2}, {"max_new_tokens": 0}, {"empty_threshold": -1}],
+    [
+        {"temperature": -1},
+        {"top_p": 0},
+        {"top_p": 1.1},
+        {"n": 0},
+        {"n": 2},
+        {"max_new_tokens": 0},
+        {"empty_threshold": -1},
+    ],
 )
 def test_an_impossible_decoding_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigurationError):
@@ -63,7 +71,14 @@ def test_a_record_survives_the_round_trip() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"schema": 2}, {"mode": "sing"}, {"format": {"user": "x"}}, {"format": "x"}, {"surprise": 1}, {"name": None, "mode": None}],
+    [
+        {"schema": 2},
+        {"mode": "sing"},
+        {"format": {"user": "x"}},
+        {"format": "x"},
+        {"surprise": 1},
+        {"name": None, "mode": None},
+    ],
 )
 def test_a_record_that_cannot_be_used_says_so(change: dict[str, object]) -> None:
     data = {**json.loads(PAPER_RECORD.to_json()), **change}
@@ -91,7 +106,11 @@ def test_to_dict_is_json_and_tells_change_and_addition() -> None:
 
 
 def test_selectors_choose_by_their_name() -> None:
-    found = [Candidate("one two three", logprob=-2.0), Candidate("one", logprob=-3.0), Candidate("one two", logprob=-1.0)]
+    found = [
+        Candidate("one two three", logprob=-2.0),
+        Candidate("one", logprob=-3.0),
+        Candidate("one two", logprob=-1.0),
+    ]
     assert first("", found) is found[0]
     assert most_likely("", found) is found[2]
     assert shortest("", found) is found[1]

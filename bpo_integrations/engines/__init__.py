@@ -1,0 +1,1 @@
+"""What runs a rewriting model: chat messages in, candidates out."""

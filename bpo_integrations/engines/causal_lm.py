@@ -1,0 +1,173 @@
+"""A causal language model of transformers in memory: loading it, and messages to tokens. For `transformers.py`.
+
+Promises: safetensors only, no remote code; special tokens inside a message stay text.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bpo_integrations.engines.generation import encodable
+from bpo_integrations.errors import EngineError, MissingExtraError, ModelFormatError, ModelNotFoundError
+from bpo_integrations.models.base import BASE_ID, find_base
+from bpo_integrations.templates import Message
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_SLOT = "\ue000{}\ue001"
+"""Stands for a message's text while a template is rendered; private-use characters that no template holds."""
+
+
+def load_causal_lm(
+    spec: str, *, dtype: str = "float32", allow_download: bool = True
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a causal language model and its tokenizer.
+
+    Args:
+        spec: `embedded` for the embedded model's base (its GGUF file, dequantized), the path of a `.gguf` file, or
+            anything that `AutoModelForCausalLM.from_pretrained` takes, stored as safetensors.
+        dtype: torch's name of the weights' type.
+        allow_download: Whether the hub may be asked.
+
+    Returns:
+        The model, in evaluation mode, and the tokenizer.
+
+    Raises:
+        MissingExtraError: torch or transformers is not installed.
+        ModelNotFoundError: The weights are not on this machine (and could not be downloaded).
+    """
+    try:
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+    except ImportError as error:
+        raise MissingExtraError(error.name or "transformers", extra="hf") from error
+    kind = getattr(torch, dtype)
+    if spec == "embedded" or spec.endswith(".gguf"):
+        return _load_gguf(find_base(None if spec == "embedded" else spec), kind)
+    local = not allow_download
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(spec, local_files_only=local)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            spec, dtype=kind, use_safetensors=True, local_files_only=local
+        )
+    except OSError as error:
+        msg = f"The model {spec} cannot be loaded: {error}"
+        hint = "Download it first, or allow it with BPO_ALLOW_DOWNLOAD=1; only safetensors are loaded."
+        raise ModelNotFoundError(msg, hint=hint) from error
+    return model.eval(), tokenizer
+
+
+def _load_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    from bpo_integrations.models.gguf_base import OUTPUT_WEIGHT, GGUFBase
+
+    base = GGUFBase(path)
+    shape = base.shape
+    weights = {name: torch.from_numpy(array).to(dtype) for name, array in base.tensors()}
+    end = base.tokens.index(base.end_token)
+    config = LlamaConfig(
+        vocab_size=shape.vocabulary,
+        hidden_size=shape.width,
+        intermediate_size=shape.feed_forward,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        max_position_embeddings=shape.context,
+        rms_norm_eps=shape.norm_eps,
+        rope_parameters={"rope_type": "default", "rope_theta": shape.rope_base},
+        tie_word_embeddings=OUTPUT_WEIGHT not in weights,
+        bos_token_id=base.tokens.index(base.begin_token),
+        eos_token_id=end,
+        pad_token_id=end,
+    )
+    model: Any = LlamaForCausalLM(config)
+    model.to(dtype)
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    if unexpected or set(missing) - {OUTPUT_WEIGHT}:
+        msg = f"{path} does not fit: missing {missing}, unexpected {unexpected}."
+        raise ModelFormatError(msg, hint="Install or download the file again.")
+    model.tie_weights()
+    model.config._name_or_path = BASE_ID
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=base.tokenizer(),
+        bos_token=base.begin_token,
+        eos_token=base.end_token,
+        pad_token=base.end_token,
+        model_max_length=shape.context,
+        clean_up_tokenization_spaces=False,
+    )
+    tokenizer.chat_template = base.chat_template
+    return model.eval(), tokenizer
+
+
+class CausalModel:
+    """Weights and tokenizer in memory."""
+
+    def __init__(self, spec: str, adapter: Path | None, device: str, dtype: str, *, allow_download: bool) -> None:
+        import torch
+        from transformers import GenerationConfig
+
+        self.lock = threading.Lock()
+        model: Any
+        model, tokenizer = load_causal_lm(spec, dtype=dtype, allow_download=allow_download)
+        if adapter is not None:
+            from peft import PeftModel
+
+            try:
+                model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+            except (OSError, RuntimeError, ValueError, KeyError) as error:
+                msg = f"The adapter {adapter} cannot be put on {spec}: {error}"
+                raise ModelFormatError(msg, hint="Give the base that it was trained on with base=.") from error
+        self.tokenizer: Any = tokenizer
+        self.model: Any = model.to(torch.device(device)).eval()
+        ends = model.generation_config.eos_token_id
+        ends = ends if ends is not None else tokenizer.eos_token_id
+        self.ends: list[int] = [ends] if isinstance(ends, int) else list(ends)
+        self.end = int(tokenizer.eos_token_id if tokenizer.eos_token_id is not None else self.ends[0])
+        self.model.generation_config = GenerationConfig()  # the checkpoint's own sampling must not leak in
+        self.context = int(getattr(model.config, "max_position_embeddings", 0) or 2048)
+        decoder = self.tokenizer.added_tokens_decoder
+        self.control = {number: token.content for number, token in decoder.items() if token.special}
+        self._specials = re.compile("|".join(re.escape(text) for text in self.control.values()) or r"(?!)")
+
+    def encode(self, text: str) -> list[int]:
+        """Return the tokens of a text in which nothing is special."""
+        return list(self.tokenizer(encodable(text), add_special_tokens=False, split_special_tokens=True)["input_ids"])
+
+    def render(self, messages: Sequence[Message]) -> list[int]:
+        """Return the tokens that put the messages to the model."""
+        turns = [{"role": message["role"], "content": encodable(message["content"])} for message in messages]
+        if not self.tokenizer.chat_template:
+            return self._render_llama(turns)
+        if not any(self._specials.search(turn["content"]) for turn in turns):
+            return list(self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False))
+        # Render with slots for the texts, so that only the template's own special tokens are seen as such.
+        slots = [{**turn, "content": _SLOT.format(number)} for number, turn in enumerate(turns)]
+        rendered = self.tokenizer.apply_chat_template(slots, add_generation_prompt=True, tokenize=False)
+        ids: list[int] = []
+        at = 0
+        for mark in [*self._specials.finditer(rendered), None]:
+            stretch = rendered[at : mark.start() if mark else None]
+            for number, turn in enumerate(turns):
+                stretch = stretch.replace(_SLOT.format(number), turn["content"])
+            ids += self.encode(stretch) if stretch else []
+            if mark:
+                ids.append(self.tokenizer.convert_tokens_to_ids(mark.group()))
+                at = mark.end()
+        return ids
+
+    def _render_llama(self, turns: Sequence[dict[str, str]]) -> list[int]:
+        """Render one turn as Llama 2 has it, for THUDM/BPO, whose tokenizer brings no template (model card)."""
+        if len(turns) != 1 or turns[0]["role"] != "user":
+            msg = "This model has no chat template, and takes one user turn only."
+            raise EngineError(msg, hint="Use a record whose format has no system turn.")
+        text = f"[INST] {turns[0]['content']} [/INST]"
+        return list(self.tokenizer(text, split_special_tokens=True)["input_ids"])

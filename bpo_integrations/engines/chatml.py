@@ -63,6 +63,8 @@ class ChatML:
         found = _DEFAULT_SYSTEM.search(template or "")
         self.default_system = found.group(1) if found else None
         self._newline = self.encode("\n")
+        self._answer = [START, *self.encode("assistant\n")]
+        self.harmless_tail = len(self._newline) + len(self._answer)
 
     def encode(self, text: str) -> list[str]:
         """Return the tokens of a text in which nothing is special; lone surrogates count as `?`."""
@@ -80,5 +82,5 @@ class ChatML:
             tokens += [START, *self.encode(f"{role}\n{content}"), END, *self._newline]
             if not fixed and role == "system":
                 fixed = len(tokens) + 1
-        tokens += [START, *self.encode("assistant\n")]
+        tokens += self._answer
         return Prompt(tuple(tokens[:fixed]), tuple(tokens[fixed:]))

@@ -96,6 +96,11 @@ class LoadedModel:
         self._fixed: set[tuple[str, ...]] = set()
         self._drawn = False
 
+    @property
+    def rounds(self) -> bool:
+        """Whether it computes in 8 bits, so that a batch does not give exactly what its prompts give alone."""
+        return self.generator is not None and "int8" in self.generator.compute_type
+
     def _id(self, token: str) -> int:
         number = self.tokenizer.token_to_id(token)
         if number is None:

@@ -34,8 +34,9 @@ PACKAGES = ("ctranslate2", "numpy", "tokenizers", "yaml")
 COMPUTE_TYPES = ("auto", "int8", "int8_float32", "float32")
 
 _ROWS, _TOKENS, _SPREAD = 32, 8192, 16
-"""Largest group that is decoded at once, in rows and tokens (400 MB of keys and values), and its spread of lengths:
-CTranslate2 feeds what is longer than the shortest prompt token by token. 32 rows are the fastest of 8, 16, 32, 80."""
+"""Largest group that is decoded at once, in rows and in tokens (about 400 MB of keys and values), of which half are for
+the prompts; and its spread of lengths: CTranslate2 feeds what is longer than the shortest prompt token by token. 32
+rows are the fastest of 8, 16, 32 and 80 on two cores."""
 
 
 class CTranslate2Engine:
@@ -220,7 +221,7 @@ class CTranslate2Engine:
         if threshold is not None:
             probe = Marks((), (model.end,))
             generator = model.generator_for(Decoding())
-            for group in _groups(jobs, hypotheses=1):
+            for group in _groups(jobs, spread=_SPREAD):
                 for job, result in zip(group, run(model, generator, group, None, probe, cancelled), strict=True):
                     # A longer prompt than the group's shortest has entries for its own last tokens, too.
                     job.p_empty = _first_probability(result.logits[0][-1], model.end)
@@ -233,7 +234,7 @@ class CTranslate2Engine:
             return found
         marks = model.marks(decoding)
         generator = model.generator_for(decoding)
-        for group in _groups(jobs, hypotheses=decoding.n):
+        for group in _groups(jobs, spread=_spread(model, decoding), hypotheses=decoding.n):
             results = run(model, generator, group, decoding, marks, cancelled)
             for job, result in zip(group, results, strict=True):
                 found[job.index] = [
@@ -257,7 +258,18 @@ def _prepare(model: LoadedModel, requests: Sequence[Request]) -> list[Job]:
     return jobs
 
 
-def _groups(jobs: Sequence[Job], *, hypotheses: int) -> list[list[Job]]:
+def _spread(model: LoadedModel, decoding: Decoding) -> int:
+    """Return by how many tokens the prompts of a group may differ in length.
+
+    What is fed token by token counts as made by the candidate when repetition is penalized, and the user's words must
+    not. So then only the end of the template may be fed so, which is harmless, or, where results are exact, nothing.
+    """
+    if (decoding.repetition_penalty or 1.0) == 1.0:
+        return _SPREAD
+    return model.chat.harmless_tail if model.rounds else 0
+
+
+def _groups(jobs: Sequence[Job], *, spread: int, hypotheses: int = 1) -> list[list[Job]]:
     """Group what one call can decode: the same beginning and lower bound, similar lengths."""
     alike: dict[tuple[tuple[str, ...], int], list[Job]] = {}
     for job in jobs:
@@ -267,10 +279,10 @@ def _groups(jobs: Sequence[Job], *, hypotheses: int) -> list[list[Job]]:
         for part in alike.values()
         for group in chunks(
             part,
-            lambda job: len(job.prompt) + job.longest,
+            lambda job: len(job.prompt),
             rows=max(1, _ROWS // hypotheses),
-            tokens=_TOKENS // hypotheses,
-            spread=_SPREAD,
+            tokens=_TOKENS // (2 * hypotheses),
+            spread=spread,
         )
     ]
 

@@ -47,14 +47,15 @@ _LOOSE_END = re.compile(
 _AS_EXAMPLE = re.compile(r"\b(?:such as|for example|for instance|e\.g\.?|like)\b", re.IGNORECASE)
 _MEASURED = re.compile(
     r"(?P<price>[$€£¥₹]\s?\d+(?:[.,]\d+)*)|(?<![\w.,-])(?P<number>\d+(?:[.,]\d+)*|[a-z]+)(?P<after>\s?(?:%"
-    r"|percent\b|per cent\b|[$€£¥₹°]|degrees?\b|dollars?\b|euros?\b"
+    r"|percent\b|per cent\b|[$€£¥₹°](?!\s?\d)|degrees?\b|dollars?\b|euros?\b"
     r"|pounds?\b|bucks?\b|years?\b|months?\b|weeks?\b|days?\b|hours?\b|minutes?\b|k[mg]\b|miles?\b|meters?\b"
     r"|metres?\b|feet\b|inch(?:es)?\b|kilo\w*\b"
     r"|grams?\b|lit(?:er|re)s?\b|ounces?\b|cm\b|mm\b|[ap]\.?m\b|people\b|million\b|billion\b|thousand\b|hundred\b))",
     re.IGNORECASE,
 )
 _IDENTIFIER = re.compile(
-    r"\w*[^\W\d]-?\d[\w.]*|\d+(?:[-‑–]?bit\b|[-‑–]byte\b|D\b|s\b|e\b|:\d+)|\b\d+ (?:and|or) \d+[- ]bits?\b"
+    r"(?<!\w)\w{0,40}?[^\W\d]-?\d[\w.]*|(?<!\d)\d+(?:[-‑–]?bit\b|[-‑–]byte\b|D\b|s\b|e\b|:\d+)|\b\d+ (?:and"
+    r"|or) \d+[- ]bits?\b"
     r"|(?<=[=<>≤≥] )\d+|(?<=[=<>≤≥])\d+"
 )
 _WORDS_OF_NOISE = re.compile(r"[^\W\d_]{25,}|(?<![^\W\d_])[bcdfghjklmnpqrstvwxz]{6,}(?![^\W\d_])")

@@ -150,8 +150,8 @@ _ASKS_BACK = tuple(
         r"\bwould you (?:like|prefer|rather)\b|\bmay i (?:have|see|know)\b",
         # what only the user can have: "your preferred style", "the missing figures", "the ingredients you have"
         r"\byour (?:own )?(?:preferred|desired|intended|target|favou?rite) ",
-        r"\b(?:provide|supply|send|share|fill in)(?: me| us)?(?: with)? the (?:missing|required|necessary|requested|remaining) "
-        r"[\w-]+(?: [\w-]+)?[.!]",
+        r"\b(?:provide|supply|send|share|fill in)(?: me| us)?(?: with)? the (?:missing|required|necessary|requested"
+        r"|remaining) [\w-]+(?: [\w-]+)?[.!]",
         r"\b(?:provide|supply|send|share|list|give|name|specify|include|enter|indicate)\b[^.?!]{0,40} (?:that "
         r"|which )?you (?:already |currently )?"
         r"(?:have|own|possess|like|dislike|know of|live|work|plan|wrote)(?: (?:at hand|at home|on hand|in|to use"

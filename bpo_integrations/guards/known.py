@@ -9,12 +9,12 @@ KNOWN_NAMES = frozenset(
     elixir erlang euclidean excel express fastapi fedora figma firebase firefox flask flutter fortran gaussian
     gcc gimp git github gitlab go google gradle grafana graphql gulp hadoop haskell heroku homebrew html http
     https hugo java javascript jenkins jest jinja jira jquery json jupyter kafka keras kotlin kubernetes
-    lagrangian laravel latex linux lua mac macos makefile manifest markdown matlab matplotlib maven mermaid microsoft mongodb
-    mysql newtonian nextjs nginx node node.js npm numpy nuxt objective-c octave opencv openssl oracle pandas
-    perl php pip plotly podman poisson postgres postgresql powerpoint powershell prolog prometheus pydantic
-    pytest python pytorch qt r rails react readable redis redux roblox rspec ruby rust safari sass scala scheme
-    scikit-learn scipy scss seaborn selenium shell sketchup solidity spark spring sql sqlite svelte swift
-    swiftui symfony tailwind tensorflow terraform tex typescript ubuntu unicode unity unix unreal vagrant
+    lagrangian laravel latex linux lua mac macos makefile manifest markdown matlab matplotlib maven mermaid
+    microsoft mongodb mysql newtonian nextjs nginx node node.js npm numpy nuxt objective-c octave opencv openssl
+    oracle pandas perl php pip plotly podman poisson postgres postgresql powerpoint powershell prolog prometheus
+    pydantic pytest python pytorch qt r rails react readable redis redux roblox rspec ruby rust safari sass
+    scala scheme scikit-learn scipy scss seaborn selenium shell sketchup solidity spark spring sql sqlite svelte
+    swift swiftui symfony tailwind tensorflow terraform tex typescript ubuntu unicode unity unix unreal vagrant
     verilog vhdl vim vite vue vuejs webpack windows word wordpress wsl xcode xml yaml yarn zig zsh afghan
     african albanian american amish anglo-saxon arab arabic aramaic argentine armenian asian athenian athenians
     australian austrian aztec babylonian balkan baltic bengali brazilian british buddhist bulgarian byzantine

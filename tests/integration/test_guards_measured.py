@@ -12,6 +12,19 @@ import pytest
 pytestmark = pytest.mark.data
 
 
+FAR_FROM_95 = {
+    "add a request to the user (unseen)": 0.35,
+    "add a comment (unseen)": 0.90,
+    "asks back (unseen)": 0.65,
+}
+"""What the lists of phrases reach on phrasings they were not written for (docs/guards.md): kept from getting worse."""
+
+
+def below(shares: list[Any]) -> list[tuple[str, float]]:
+    """The kinds of which too little is rejected."""
+    return [(share.name, share.share) for share in shares if share.share < FAR_FROM_95.get(share.name, 0.95)]
+
+
 @pytest.fixture(scope="module")
 def measured(root: Path, data_dir: Path) -> Any:
     """Everything, measured once."""
@@ -39,16 +52,16 @@ def test_95_percent_of_the_real_answers_offered_as_rewrites_are_rejected(measure
     assert sum(share.rows for share in measured.answers) == 1378
 
 
-def test_95_percent_of_each_kind_of_broken_rewrite_are_rejected(measured: Any) -> None:
+def test_95_percent_of_each_known_kind_of_broken_rewrite_are_rejected(measured: Any) -> None:
     assert all(share.rows for share in measured.broken)
-    assert [(share.name, share.share) for share in measured.broken if share.share < 0.95] == []
+    assert below(measured.broken) == []
 
 
 def test_few_of_the_additions_written_by_people_are_rejected(measured: Any) -> None:
     assert measured.additions.rows == 1511
-    assert measured.additions.share <= 0.025
+    assert measured.additions.share <= 0.02
 
 
-def test_95_percent_of_each_kind_of_bad_addition_are_rejected(measured: Any) -> None:
+def test_95_percent_of_each_known_kind_of_bad_addition_are_rejected(measured: Any) -> None:
     assert all(share.rows for share in measured.bad_additions)
-    assert [(share.name, share.share) for share in measured.bad_additions if share.share < 0.95] == []
+    assert below(measured.bad_additions) == []

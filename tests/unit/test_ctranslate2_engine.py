@@ -71,9 +71,7 @@ def test_it_is_an_engine(engine: CTranslate2Engine) -> None:
 
 
 @pytest.mark.parametrize("penalty", [None, 1.3])
-def test_a_batch_gives_what_each_request_gives_alone_in_order(
-    engine: CTranslate2Engine, penalty: float | None
-) -> None:
+def test_a_batch_gives_what_each_request_gives_alone_in_order(engine: CTranslate2Engine, penalty: float | None) -> None:
     decoding = replace(GREEDY, repetition_penalty=penalty)
     requests = [ask(text, longest=5 + number, shortest=number % 3) for number, text in enumerate(TEXTS * 3)]
     alone = [engine.generate([request], decoding)[0] for request in requests]

@@ -19,9 +19,9 @@ from bpo_integrations.langchain import ChatEmbedded
 
 PROMPTS = [
     "Tell me about Harry Potter",
-    "How can I sleep better?",
+    "Plan a weekend trip to Lisbon",
     "Write an email to my landlord about the broken heating.",
-    "What should I think about before I adopt a dog?",
+    "Why does bread rise?",
     "Explain recursion.",
     "Why is this slow?\n\n```python\nfor word in words:\n    if word in list(known):\n        found.append(word)\n```",
     "Translate 'good morning' to French.",

@@ -64,6 +64,7 @@ class ChatML:
         self.default_system = found.group(1) if found else None
         self._newline = self.encode("\n")
         self._answer = [START, *self.encode("assistant\n")]
+        # Tokens at the end of every prompt that no answer is likely to hold: a newline, and the opened turn.
         self.harmless_tail = len(self._newline) + len(self._answer)
 
     def encode(self, text: str) -> list[str]:

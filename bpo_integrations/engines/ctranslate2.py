@@ -34,9 +34,8 @@ PACKAGES = ("ctranslate2", "numpy", "tokenizers", "yaml")
 COMPUTE_TYPES = ("auto", "int8", "int8_float32", "float32")
 
 _ROWS, _TOKENS, _SPREAD = 32, 8192, 16
-"""Largest group that is decoded at once, in rows and in tokens (about 400 MB of keys and values), of which half are for
-the prompts; and its spread of lengths: CTranslate2 feeds what is longer than the shortest prompt token by token. 32
-rows are the fastest of 8, 16, 32 and 80 on two cores."""
+"""Largest group that is decoded at once, in rows and tokens (400 MB of keys and values), and its spread of lengths:
+CTranslate2 feeds what is longer than the shortest prompt token by token. 32 rows are the fastest of 8, 16, 32, 80."""
 
 
 class CTranslate2Engine:
@@ -281,8 +280,9 @@ def _groups(jobs: Sequence[Job], *, spread: int, hypotheses: int = 1) -> list[li
             part,
             lambda job: len(job.prompt),
             rows=max(1, _ROWS // hypotheses),
-            tokens=_TOKENS // (2 * hypotheses),
+            tokens=_TOKENS // hypotheses,
             spread=spread,
+            cost=lambda job: len(job.prompt) + job.longest,
         )
     ]
 

@@ -66,29 +66,41 @@ def encodable(text: str) -> str:
     return text.encode("utf-8", errors="replace").decode("utf-8")
 
 
-def chunks(items: Iterable[T], length: Callable[[T], int], *, rows: int, tokens: int, spread: int) -> list[list[T]]:
+def chunks(
+    items: Iterable[T],
+    length: Callable[[T], int],
+    *,
+    rows: int,
+    tokens: int,
+    spread: int,
+    cost: Callable[[T], int] | None = None,
+) -> list[list[T]]:
     """Group items of similar length, shortest first.
 
     Args:
         items: What to group.
         length: An item's length in tokens.
         rows: Most items a group.
-        tokens: Most tokens a group, counting every item as long as the longest (a single item may be longer).
+        tokens: Most tokens a group, counting every item as the costliest (a single item may cost more).
         spread: Largest difference of length within a group, in tokens.
+        cost: The tokens that an item takes up in all; None takes its length.
 
     Example:
         >>> chunks([5, 1, 2, 9], lambda item: item, rows=2, tokens=100, spread=4)
         [[1, 2], [5, 9]]
     """
+    costs = cost or length
     found: list[list[T]] = []
+    dearest = 0
     for item in sorted(items, key=length):
-        size = length(item)
         group = found[-1] if found else []
-        fits = len(group) < rows and (len(group) + 1) * size <= tokens
-        if group and fits and size - length(group[0]) <= spread:
+        dearest = max(dearest, costs(item))
+        fits = len(group) < rows and (len(group) + 1) * dearest <= tokens
+        if group and fits and length(item) - length(group[0]) <= spread:
             group.append(item)
         else:
             found.append([item])
+            dearest = costs(item)
     return found
 
 

@@ -231,7 +231,12 @@ class TransformersEngine:
                 torch.manual_seed(decoding.seed)
             for part in alike.values():
                 for group in chunks(
-                    part, lambda job: len(job[2]), rows=_ROWS, tokens=_TOKENS // decoding.n, spread=_SPREAD
+                    part,
+                    lambda job: len(job[2]),
+                    rows=_ROWS,
+                    tokens=_TOKENS // decoding.n,
+                    spread=_SPREAD,
+                    cost=lambda job: len(job[2]) + job[1].max_new_tokens,
                 ):
                     try:
                         _decode(model, group, decoding, found)

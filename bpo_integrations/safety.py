@@ -127,9 +127,10 @@ _ACTS = _compiled(
             r"(?:pass|cheat on|beat|fake) (?:a|my|the) (?:drug|urine) test|get high (?:on|off|from|with|without)\b",
         ),
         "theft": (
-            r"(?:steal|stealing|shoplift|shoplifting|embezzle|embezzling|counterfeit|defraud|pickpocket|hotwire"
+            r"(?:steal|stealing|shoplift|shoplifting|embezzle|embezzling|counterfeit|defraud|pickpocket"
             r"|launder money)\b"
             r"(?! (?:the show|second|third|home|bases?|focus|ideas))",
+            r"hot[- ]?wir(?:e|ing) (?:[\w']+ ){0,2}(?:cars?|trucks?|vehicles?|motorcycles?|motorbikes?|scooters?)\b",
             rf"(?:rob|break into|breaking into|sneak into|sneak in) (?:(?:an?|the|my"
             rf"|{_WHOSE}) )?(?:\w+ )?{_BUILDING}",
             r"(?:forge|fake|make|get|buy|print|sell)(?: [\w'-]+){0,2}? (?:fake|forged|counterfeit)(?: [\w-]+)? "

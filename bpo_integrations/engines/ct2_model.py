@@ -207,7 +207,9 @@ if hasattr(os, "register_at_fork"):
 
 def _default_threads() -> int:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(4, usable)  # more threads than cores is far slower: the runtime's threads spin
+    # The runtime's threads spin while they wait for each other: as soon as anything else needs a core, a second thread
+    # makes every token slower. On two cores one thread was faster, alone and in batches (docs/benchmarks.md).
+    return max(1, min(4, usable // 2))
 
 
 def run(

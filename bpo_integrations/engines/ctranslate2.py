@@ -43,7 +43,7 @@ class CTranslate2Engine:
 
     Args:
         folder: The folder, or a function that returns it (and may make it), called at first use.
-        threads: CPU threads; None takes those that this process may use, at most 4.
+        threads: CPU threads; None takes half of those that this process may use, at most 4.
         compute_type: `auto` computes as the weights are stored; or `int8`, `int8_float32`, `float32`.
         name: Names the weights in `id`; engines of the same name share them. Needed where `folder` is a function.
 

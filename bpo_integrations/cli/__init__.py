@@ -6,6 +6,7 @@ The modules below are adapters around `PromptOptimizer`: options in, results out
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -20,7 +21,7 @@ from bpo_integrations.cli.optimize import optimize as optimize_command
 from bpo_integrations.cli.options import Parts
 from bpo_integrations.errors import BPOError, OptimizationError
 
-__all__ = ["Parts", "main"]
+__all__ = ["Parts", "main", "run"]
 
 
 class Bpo(click.Group):
@@ -105,6 +106,23 @@ def main() -> None:
 
     A learned model adds what is missing to a prompt, or rewrites it, and leaves a good one alone.
     """
+
+
+def run() -> NoReturn:
+    """Run the command as the process that it is: the entry point `bpo`.
+
+    After an interrupt the process ends at once: a worker thread that is loading or generating in native code must not be
+    waited for, and does not bear the interpreter's orderly end.
+    """
+    try:
+        main()
+    except SystemExit as end:
+        if end.code == Exit.INTERRUPTED:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(Exit.INTERRUPTED)
+        raise
+    sys.exit(Exit.OK)
 
 
 for _command in (optimize_command, compare_command, doctor_command):

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.model
 
 
 def command(*args: str) -> list[str]:
-    return [sys.executable, "-c", "from bpo_integrations.cli import main; main()", *args]
+    return [sys.executable, "-c", "from bpo_integrations.cli import run; run()", *args]
 
 
 def bpo(*args: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:

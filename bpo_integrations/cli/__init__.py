@@ -111,8 +111,8 @@ def main() -> None:
 def run() -> NoReturn:
     """Run the command as the process that it is: the entry point `bpo`.
 
-    After an interrupt the process ends at once: a worker thread that is loading or generating in native code must not be
-    waited for, and does not bear the interpreter's orderly end.
+    After an interrupt the process ends at once: a worker thread that is loading or generating in native code must not
+    be waited for, and does not bear the interpreter's orderly end.
     """
     try:
         main()

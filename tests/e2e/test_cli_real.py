@@ -86,6 +86,8 @@ def test_a_job_killed_in_the_middle_equals_an_unbroken_one(tmp_path: Path) -> No
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="there is no /proc to see the model load in")
 def test_ctrl_c_in_the_middle_of_generation_ends_with_130_and_one_line() -> None:
     args = command("optimize", PROMPT, "--threshold", "2", "--decoding", "aggressive", "--n", "50")
+    # A shell's background job hands on an ignored SIGINT, and the tests may run in one.
+    args[2] = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler); {args[2]}"
     process = subprocess.Popen(
         args, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

@@ -464,6 +464,8 @@ def test_a_disk_that_fills_up_is_one_line_and_the_job_goes_on_afterwards(
 def in_a_process_where(happens: str, source: Path, target: Path) -> subprocess.CompletedProcess[str]:
     """Run with `happens` in place of the kill, when the first row of the second block reaches the model."""
     code = killed("model", BLOCK + 1, source, target).replace("os.kill(os.getpid(), signal.SIGKILL)", happens)
+    # A shell's background job hands on an ignored SIGINT, and the tests may run in one.
+    code = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n{code}"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
 
 

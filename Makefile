@@ -45,7 +45,7 @@ docs: $(DEV)
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(DEV)
-	@for name in guards policy quality speed; do \
+	@for name in guards policy quality held_out_loss speed; do \
 		script=tests/benchmarks/$$name.py; \
 		if [ -f $$script ]; then echo "== $$script"; $(BIN)/python $$script || exit 1; fi; \
 	done

@@ -208,7 +208,7 @@ if hasattr(os, "register_at_fork"):
 def _default_threads() -> int:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # The runtime's threads spin while they wait for each other: as soon as anything else needs a core, a second thread
-    # makes every token slower. On two cores one thread was faster, alone and in batches (docs/benchmarks.md).
+    # makes every token slower. On two cores one thread was faster, alone and in batches.
     return max(1, min(4, usable // 2))
 
 

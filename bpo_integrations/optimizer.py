@@ -316,18 +316,15 @@ class PromptOptimizer:
         """Return why a candidate cannot be used, or None."""
         if candidate.violation is not None:
             return candidate.violation
-        if work.rewriter.mode == "augment":
-            if not candidate.text:
-                return None
-            if candidate.finish_reason == "length":
-                return Violation("unfinished", f"cut off after {candidate.tokens} tokens")
+        adds = work.rewriter.mode == "augment"
+        if not candidate.text.strip():
+            return None if adds else Violation("empty", "the model returned nothing")
+        if candidate.finish_reason == "length":
+            return Violation("unfinished", f"cut off after {candidate.tokens} tokens")
+        if adds:
             if already_said(work.original, candidate.text):
                 return Violation("said already", "the prompt says it")
             return first_violation(self.guards, work.original, candidate.text)
-        if not candidate.text.strip():
-            return Violation("empty", "the model returned nothing")
-        if candidate.finish_reason == "length":
-            return Violation("unfinished", f"cut off after {candidate.tokens} tokens")
         guards = SOFTENING_GUARDS if work.softens else self.guards
         return first_violation((*self._protect, *guards), work.original, candidate.text)
 
@@ -386,8 +383,7 @@ class PromptOptimizer:
         outcomes: list[_Outcome] = []
         for future in futures:
             try:
-                left = None if deadline is None else max(0.0, deadline - time.monotonic())
-                outcomes.append(future.result(left))
+                outcomes.append(future.result(_left(deadline)))
             except FutureTimeoutError as error:
                 outcomes.append(error if future.done() else self._late())
             except Exception as error:
@@ -405,8 +401,7 @@ class PromptOptimizer:
         for future in futures:
             waiting: asyncio.Future[Candidates] = asyncio.wrap_future(future)
             try:
-                left = None if deadline is None else max(0.0, deadline - time.monotonic())
-                outcomes.append(await asyncio.wait_for(asyncio.shield(waiting), left))
+                outcomes.append(await asyncio.wait_for(asyncio.shield(waiting), _left(deadline)))
             except TimeoutError as error:
                 outcomes.append(error if future.done() else self._late())
             except Exception as error:
@@ -448,6 +443,11 @@ class PromptOptimizer:
         return EngineTimeoutError(
             f"The model did not answer within {self.timeout} seconds.", hint="Give a larger timeout=."
         )
+
+
+def _left(deadline: float | None) -> float | None:
+    """Return the seconds until a deadline of the monotonic clock; None is no deadline."""
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
 def _pairs(prompts: Sequence[str], histories: Sequence[Sequence[str]] | None) -> list[tuple[str, Sequence[str]]]:

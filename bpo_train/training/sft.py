@@ -209,11 +209,11 @@ def train(arguments: SFTArguments, config: Any, model_config: Any) -> dict[str, 
     from transformers.trainer_utils import get_last_checkpoint
     from trl import SFTTrainer, get_peft_config
 
-    from bpo_train.base_model import load_base
+    from bpo_integrations.engines.causal_lm import load_causal_lm
     from bpo_train.training.loss import CompletionLossTrainer
 
     spec = model_config.model_name_or_path or "embedded"
-    model, tokenizer = load_base(spec, dtype=model_config.dtype or "float32")
+    model, tokenizer = load_causal_lm(spec, dtype=model_config.dtype or "float32")
     held_out = Path(arguments.held_out).read_text(encoding="utf-8").split() if arguments.held_out else []
     train_rows, test_rows = split_examples(
         read_rows(arguments.data),

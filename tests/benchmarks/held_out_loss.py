@@ -14,7 +14,7 @@ import click
 from peft import PeftModel
 from report import ROOT, put, stamp, table
 
-from bpo_train.base_model import load_base
+from bpo_integrations.engines.causal_lm import load_causal_lm
 from bpo_train.evaluation.loss import completion_loss
 from bpo_train.training.sft import read_rows, split_examples
 
@@ -28,7 +28,7 @@ def measure(mode: str, adapter: Path) -> list[object]:
     """Return a row of the table."""
     held_out = (DATA / "held_out_ids.txt").read_text(encoding="utf-8").split()
     _, test = split_examples(read_rows(DATA / FILES[mode]), mode=mode, held_out=held_out)
-    model, tokenizer = load_base("embedded")
+    model, tokenizer = load_causal_lm("embedded")
     before, tokens = completion_loss(model, tokenizer, test, mode=mode)
     adapted = PeftModel.from_pretrained(model, str(adapter)).eval()
     after, _ = completion_loss(adapted, tokenizer, test, mode=mode)

@@ -22,14 +22,14 @@ from quality import load_set
 from report import ROOT, put, stamp, table
 
 from bpo_integrations.decoding import Decoding
+from bpo_integrations.engines.causal_lm import load_causal_lm
 from bpo_integrations.models.embedded import load_embedded
 from bpo_integrations.templates import REWRITE_FORMAT
-from bpo_train.base_model import load_base
 
 
 def model_card_loop() -> Callable[[str], int]:
     """Return the model card's loop: prompt in, number of new tokens out."""
-    model, tokenizer = load_base("embedded")
+    model, tokenizer = load_causal_lm("embedded")
     merged: Any = PeftModel.from_pretrained(model, str(ROOT / "bpo_integrations" / "models" / "rewrite"))
     merged = merged.merge_and_unload().eval()
     torch.manual_seed(0)

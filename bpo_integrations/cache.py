@@ -1,21 +1,40 @@
 """Candidates that were generated before, or are being generated now.
 
 Exact: the key is everything that decides what the model writes. Bounded: least recently used entries go first.
-Single-flight: whoever asks for a key that is being generated waits for that generation. It keeps candidates, not
-results, so that policy, guards and selection judge anew each time.
+Single-flight: whoever asks for a key that is being generated waits for that generation, which is given up when the last
+of them has gone away. It keeps candidates, not results, so that policy, guards and selection judge anew each time.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from dataclasses import dataclass, field
 
 from bpo_integrations.errors import ConfigurationError, EngineError
 from bpo_integrations.result import Candidate
 
 Candidates = tuple[Candidate, ...]
+
+
+@dataclass(eq=False, slots=True)
+class Flight:
+    """A key's candidates, on their way or there.
+
+    Args:
+        key: What they are found by.
+        future: Where they arrive.
+        waiting: How many callers wait for them.
+        give_up: Called when nobody waits any more, by whoever was the last.
+    """
+
+    key: Hashable
+    future: Future[Candidates] = field(default_factory=Future)
+    waiting: int = 0
+    give_up: Callable[[], object] | None = None
 
 
 class CandidateCache:
@@ -29,11 +48,11 @@ class CandidateCache:
 
     Example:
         >>> cache = CandidateCache(size=2)
-        >>> futures, mine = cache.claim(["a", "a"])
-        >>> mine
+        >>> flights, mine = cache.claim(["a", "a"])
+        >>> [flight.key for flight in mine]
         ['a']
-        >>> cache.settle("a", [Candidate("x")])
-        >>> futures[1].result()[0].text
+        >>> cache.settle(mine[0], [Candidate("x")])
+        >>> flights[1].future.result()[0].text
         'x'
     """
 
@@ -44,55 +63,75 @@ class CandidateCache:
         self.size = size
         self._lock = threading.Lock()
         self._kept: OrderedDict[Hashable, Candidates] = OrderedDict()
-        self._flying: dict[Hashable, Future[Candidates]] = {}
+        self._flying: dict[Hashable, Flight] = {}
 
-    def claim(self, keys: Sequence[Hashable]) -> tuple[list[Future[Candidates]], list[Hashable]]:
+    def claim(self, keys: Sequence[Hashable]) -> tuple[list[Flight], list[Flight]]:
         """Look up keys.
 
         Returns:
-            A future for each key, in order, and the keys that the caller must now generate: for each of these it calls
+            A flight for each key, in order, and those that the caller must now generate: for each of these it calls
             `settle` or `fail`, exactly once, whatever happens.
         """
-        futures: list[Future[Candidates]] = []
-        mine: list[Hashable] = []
+        flights: list[Flight] = []
+        mine: list[Flight] = []
         with self._lock:
             for key in keys:
                 if key in self._kept:
                     self._kept.move_to_end(key)
-                    done: Future[Candidates] = Future()
-                    done.set_result(self._kept[key])
-                    futures.append(done)
+                    done = Flight(key)
+                    done.future.set_result(self._kept[key])
+                    flights.append(done)
                     continue
                 if key not in self._flying:
-                    self._flying[key] = Future()
-                    mine.append(key)
-                futures.append(self._flying[key])
-        return futures, mine
+                    self._flying[key] = Flight(key)
+                    mine.append(self._flying[key])
+                self._flying[key].waiting += 1
+                flights.append(self._flying[key])
+        return flights, mine
 
-    def settle(self, key: Hashable, candidates: Sequence[Candidate]) -> None:
-        """Hand `candidates` to all that wait for `key`, and keep them."""
+    def leave(self, flights: Sequence[Flight]) -> None:
+        """Say that one caller, each, waits for these flights no more. A flight that nobody waits for is given up."""
+        left: list[Flight] = []
+        with self._lock:
+            for flight in flights:
+                flight.waiting -= 1
+                if flight.waiting == 0 and flight.give_up is not None and self._flying.get(flight.key) is flight:
+                    del self._flying[flight.key]  # whoever asks from now on starts anew
+                    left.append(flight)
+        for flight in left:
+            if flight.give_up is not None:
+                flight.give_up()
+
+    def settle(self, flight: Flight, candidates: Sequence[Candidate], *, keep: bool = True) -> None:
+        """Hand `candidates` to all that wait for the flight, and keep them."""
         found = tuple(candidates)
         with self._lock:
-            future = self._flying.pop(key)
-            if self.size and found:
-                self._kept[key] = found
+            self._land(flight)
+            if self.size and found and keep:
+                self._kept[flight.key] = found
                 while len(self._kept) > self.size:
                     self._kept.popitem(last=False)
-        future.set_result(found)
+        with suppress(InvalidStateError):
+            flight.future.set_result(found)
 
-    def fail(self, key: Hashable, error: BaseException) -> None:
-        """Tell all that wait for `key` that its generation failed; the next to ask tries again."""
+    def fail(self, flight: Flight, error: BaseException) -> None:
+        """Tell all that wait for the flight that its generation failed; the next to ask tries again."""
         with self._lock:
-            future = self._flying.pop(key)
+            self._land(flight)
         if not isinstance(error, Exception):  # a cancelled task, say: the waiters were not cancelled
             msg = f"The generation was ended ({type(error).__name__})."
             error = EngineError(msg, hint="Call again.")
-        future.set_exception(error)
+        with suppress(InvalidStateError):
+            flight.future.set_exception(error)
 
     def clear(self) -> None:
         """Forget everything that is kept; calls in flight go on."""
         with self._lock:
             self._kept.clear()
+
+    def _land(self, flight: Flight) -> None:
+        if self._flying.get(flight.key) is flight:
+            del self._flying[flight.key]
 
     def __contains__(self, key: Hashable) -> bool:
         return key in self._kept

@@ -75,6 +75,10 @@ class EngineTimeoutError(EngineError, TimeoutError):
     """The engine did not answer within `timeout=` seconds."""
 
 
+class EngineBusyError(EngineError):
+    """Too many prompts wait for the engine already."""
+
+
 class EngineClosedError(EngineError):
     """The engine was closed, or belongs to the process that this one was forked from."""
 

@@ -8,24 +8,21 @@ chains or files (the adapters do), or decide about quality beyond its guards.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import logging
 import re
-import threading
 import time
-from collections.abc import Generator, Hashable, Sequence
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, Literal
 
+from bpo_integrations.asking import Ask, Outcome, Terms, aask_all, ask_all
 from bpo_integrations.cache import CandidateCache, Candidates
 from bpo_integrations.decoding import GREEDY, STABLE, Decoding, named_decoding
 from bpo_integrations.errors import (
     BPOError,
     ConfigurationError,
     EngineError,
-    EngineTimeoutError,
     InputError,
     OptimizationError,
 )
@@ -49,22 +46,16 @@ logger = logging.getLogger(__name__)
 MAX_PASSES = 5
 """The paper's iterations: four help, the fifth drops a little (section 5.3)."""
 
-BATCH_SHARE = 8
-"""So many prompts of a batch get `timeout` seconds together."""
+INLINE_CHARACTERS = 2000
+"""Prompts that are together longer than this are judged in a worker thread when the caller is async: policy and guards
+take some milliseconds a thousand words, and an event loop must not stand still for them."""
 
-_running: set[asyncio.Task[None]] = set()
-"""Generations under way on event loops; asyncio itself keeps only weak references."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Ask:
-    """One thing to generate: a prompt for a rewriter."""
-
-    rewriter: Rewriter
-    prompt: str
+_policy_memory = lru_cache(maxsize=512)(default_policy)
+_guard_memory = lru_cache(maxsize=2048)(first_violation)
+"""What our own rules, which are pure, said about short texts: agents and retries bring the same prompt again."""
 
 
-_Outcome = Candidates | Exception
+_Pipeline = Generator[list[Ask], list[Outcome], list[OptimizedPrompt | OptimizationError]]
 
 
 @dataclass(slots=True)
@@ -74,6 +65,7 @@ class _Work:
     original: str
     text: str
     rewriter: Rewriter
+    history: tuple[str, ...] = ()
     softens: bool = False
     kind: Kind = "kept"
     reason: str = ""
@@ -92,7 +84,8 @@ class PromptOptimizer:
     """Improves prompts.
 
     Args:
-        model: The rewriter: a spec (`embedded`, `ct2:DIR`, `hf:ID`) or a `Rewriter`.
+        model: The rewriter: a spec (`embedded`, `hf:ID`, `vllm:ID`, `server:MODEL`, `openai:gpt-4o-mini`, see
+            `load_rewriter`), a LangChain or LlamaIndex model object, or a `Rewriter`.
         mode: `augment` (only adds behind the user's words) or `rewrite`; None takes the rewriter's own.
         decoding: `greedy`, `stable`, `aggressive` or a `Decoding`; None is greedy, or `stable` when `n` > 1.
         unsafe: What becomes of plainly unsafe prompts: `keep` leaves them to the LLM's own policy, `soften` asks for a
@@ -120,7 +113,7 @@ class PromptOptimizer:
 
     def __init__(
         self,
-        model: str | Rewriter = "embedded",
+        model: str | Rewriter | object = "embedded",
         *,
         mode: Mode | None = None,
         decoding: Decoding | str | None = None,
@@ -153,8 +146,9 @@ class PromptOptimizer:
             raise ConfigurationError(msg, hint="Leave out passes=, or use mode='rewrite'.")
         self.passes = passes
         self.policy = policy or default_policy
-        standard = ADDITION_GUARDS if self.mode == "augment" else REWRITE_GUARDS
-        self.guards: tuple[Guard, ...] = tuple(standard if guards is None else guards)
+        self.guards: tuple[Guard, ...] = (
+            tuple(guards) if guards is not None else ADDITION_GUARDS if self.mode == "augment" else REWRITE_GUARDS
+        )
         self._protect: tuple[Guard, ...] = (protected(protect),) if protect else ()
         self.selector = selector or most_likely
         self.cache = cache if isinstance(cache, CandidateCache) else CandidateCache(cache)
@@ -162,11 +156,11 @@ class PromptOptimizer:
         self.shadow = shadow
         self._softener = self._load_softener(model, options) if self.unsafe == "soften" else None
 
-    def _load_softener(self, model: str | Rewriter, options: dict[str, Any]) -> Rewriter:
+    def _load_softener(self, model: object, options: dict[str, Any]) -> Rewriter:
         """Return the rewriter that softens: this one in rewrite mode, else the embedded model's rewriting half."""
         if self.mode == "rewrite":
             return self.rewriter
-        if model == "embedded":
+        if isinstance(model, str) and model == "embedded":
             return load_rewriter("embedded", mode="rewrite", **options)
         msg = f"unsafe='soften' needs a rewriter with the mode 'rewrite'; {self.rewriter.record.name} only augments."
         raise ConfigurationError(msg, hint="Use unsafe='keep', or a rewriting model.")
@@ -176,7 +170,8 @@ class PromptOptimizer:
 
         Args:
             prompt: The user's turn.
-            history: Earlier turns and answers, oldest first; seen by the policy.
+            history: Earlier turns and answers, oldest first. A prompt that leans on them ("make it shorter") is left
+                alone, unless the rewriter is one that can be shown them.
 
         Raises:
             InputError: `prompt` is not a str.
@@ -210,26 +205,22 @@ class PromptOptimizer:
     ) -> list[OptimizedPrompt | OptimizationError]:
         """As `optimize_batch`, with the error in place of the result of each prompt that failed."""
         run = self._run(prompts, histories)
-        try:
-            asks = next(run)
-            while True:
-                asks = run.send(self._generate(asks))
-        except StopIteration as stop:
-            results: list[OptimizedPrompt | OptimizationError] = stop.value
-            return results
+        step = _advance(run, None)
+        while isinstance(step, _Asking):
+            step = _advance(run, ask_all(step.asks, self._terms()))
+        return step
 
     async def atry_batch(
         self, prompts: Sequence[str], histories: Sequence[Sequence[str]] | None = None
     ) -> list[OptimizedPrompt | OptimizationError]:
         """As `try_batch`, without blocking the event loop."""
         run = self._run(prompts, histories)
-        try:
-            asks = next(run)
-            while True:
-                asks = run.send(await self._agenerate(asks))
-        except StopIteration as stop:
-            results: list[OptimizedPrompt | OptimizationError] = stop.value
-            return results
+        in_thread = sum(len(prompt) for prompt in prompts if isinstance(prompt, str)) > INLINE_CHARACTERS
+        step = await asyncio.to_thread(_advance, run, None) if in_thread else _advance(run, None)
+        while isinstance(step, _Asking):
+            outcomes = await aask_all(step.asks, self._terms())
+            step = await asyncio.to_thread(_advance, run, outcomes) if in_thread else _advance(run, outcomes)
+        return step
 
     def close(self) -> None:
         """Release the model's weights."""
@@ -241,14 +232,16 @@ class PromptOptimizer:
 
     def _run(
         self, prompts: Sequence[str], histories: Sequence[Sequence[str]] | None
-    ) -> Generator[list[_Ask], list[_Outcome], list[OptimizedPrompt | OptimizationError]]:
+    ) -> _Pipeline:
         started = time.perf_counter()
         works = [self._plan(prompt, history) for prompt, history in _pairs(prompts, histories)]
         for _ in range(self.passes):
             going = [work for work in works if work.open]
             if not going:
                 break
-            outcomes = yield [_Ask(work.rewriter, work.text) for work in going]
+            outcomes = yield [
+                Ask(work.rewriter, work.text, work.history if work.rewriter.uses_history else ()) for work in going
+            ]
             for work, outcome in zip(going, outcomes, strict=True):
                 self._take(work, outcome)
         seconds = (time.perf_counter() - started) / max(1, len(works))
@@ -257,11 +250,18 @@ class PromptOptimizer:
     def _plan(self, prompt: str, history: Sequence[str]) -> _Work:
         """Decide what becomes of a prompt before the model sees it."""
         context = PolicyContext(
-            mode=self.mode, languages=self.rewriter.record.languages, unsafe=self.unsafe, history=tuple(history)
+            mode=self.mode,
+            languages=self.rewriter.record.languages,
+            unsafe=self.unsafe,
+            history=tuple(history),
+            uses_history=self.rewriter.uses_history,
         )
-        work = _Work(prompt, prompt, self.rewriter)
+        work = _Work(prompt, prompt, self.rewriter, context.history)
         try:
-            reason = self.policy(prompt, context)
+            if self.policy is default_policy and len(prompt) <= INLINE_CHARACTERS and not context.history:
+                reason = _policy_memory(prompt, context)
+            else:
+                reason = self.policy(prompt, context)
             work.softens = reason is None and self._softener is not None and is_unsafe(prompt)
         except Exception as error:  # a policy of the user's own, or a library below ours
             work.fail(error)
@@ -272,7 +272,7 @@ class PromptOptimizer:
             work.rewriter = self._softener
         return work
 
-    def _take(self, work: _Work, outcome: _Outcome) -> None:
+    def _take(self, work: _Work, outcome: Outcome) -> None:
         """Take what the model answered; whatever goes wrong is the work's failure, not the caller's."""
         work.open = False
         if isinstance(outcome, Exception):
@@ -324,9 +324,10 @@ class PromptOptimizer:
         if adds:
             if already_said(work.original, candidate.text):
                 return Violation("said already", "the prompt says it")
-            return first_violation(self.guards, work.original, candidate.text)
+            return _first_violation(self.guards, work.original, candidate.text)
         guards = SOFTENING_GUARDS if work.softens else self.guards
-        return first_violation((*self._protect, *guards), work.original, candidate.text)
+        found = first_violation(self._protect, work.original, candidate.text)
+        return found or _first_violation(guards, work.original, candidate.text)
 
     def _finish(self, work: _Work, seconds: float) -> OptimizedPrompt | OptimizationError:
         if work.error is not None:
@@ -354,100 +355,31 @@ class PromptOptimizer:
             )
         return result
 
-    # -- asking the model: the generation settles the cache by itself, and every caller merely waits ------------------
-
-    def _key(self, ask: _Ask, index: int) -> Hashable:
-        key = (ask.prompt, ask.rewriter.id, self.decoding)
-        if self.decoding.greedy or self.decoding.seed is not None:
-            return key
-        return (*key, object(), index)  # an unseeded sample is nobody else's
-
-    def _claim(
-        self, asks: Sequence[_Ask]
-    ) -> tuple[list[Future[Candidates]], dict[Rewriter, list[tuple[Hashable, str]]]]:
-        keys = [self._key(ask, index) for index, ask in enumerate(asks)]
-        futures, mine = self.cache.claim(keys)
-        open_keys, jobs = set(mine), dict[Rewriter, list[tuple[Hashable, str]]]()
-        for key, ask in zip(keys, asks, strict=True):
-            if key in open_keys:
-                open_keys.discard(key)
-                jobs.setdefault(ask.rewriter, []).append((key, ask.prompt))
-        return futures, jobs
-
-    def _generate(self, asks: Sequence[_Ask]) -> list[_Outcome]:
-        futures, jobs = self._claim(asks)
-        for rewriter, job in jobs.items():
-            run = contextvars.copy_context().run
-            threading.Thread(target=run, args=(self._work_off, rewriter, job), name="bpo-generate", daemon=True).start()
-        deadline = self._deadline(len(asks))
-        outcomes: list[_Outcome] = []
-        for future in futures:
-            try:
-                outcomes.append(future.result(_left(deadline)))
-            except FutureTimeoutError as error:
-                outcomes.append(error if future.done() else self._late())
-            except Exception as error:
-                outcomes.append(error)
-        return outcomes
-
-    async def _agenerate(self, asks: Sequence[_Ask]) -> list[_Outcome]:
-        futures, jobs = self._claim(asks)
-        for rewriter, job in jobs.items():
-            task = asyncio.create_task(self._awork_off(rewriter, job))
-            _running.add(task)
-            task.add_done_callback(_running.discard)
-        deadline = self._deadline(len(asks))
-        outcomes: list[_Outcome] = []
-        for future in futures:
-            waiting: asyncio.Future[Candidates] = asyncio.wrap_future(future)
-            try:
-                outcomes.append(await asyncio.wait_for(asyncio.shield(waiting), _left(deadline)))
-            except TimeoutError as error:
-                outcomes.append(error if future.done() else self._late())
-            except Exception as error:
-                outcomes.append(error)
-        return outcomes
-
-    def _work_off(self, rewriter: Rewriter, job: Sequence[tuple[Hashable, str]]) -> None:
-        try:
-            found = rewriter.candidates([prompt for _, prompt in job], self.decoding)
-        except BaseException as error:
-            self._fail(job, error)
-        else:
-            self._settle(job, found)
-
-    async def _awork_off(self, rewriter: Rewriter, job: Sequence[tuple[Hashable, str]]) -> None:
-        try:
-            found = await rewriter.acandidates([prompt for _, prompt in job], self.decoding)
-        except BaseException as error:
-            self._fail(job, error)
-            if isinstance(error, asyncio.CancelledError):
-                raise
-        else:
-            self._settle(job, found)
-
-    def _settle(self, job: Sequence[tuple[Hashable, str]], found: Sequence[Sequence[Candidate]]) -> None:
-        for (key, _), candidates in zip(job, found, strict=True):
-            self.cache.settle(key, candidates)
-
-    def _fail(self, job: Sequence[tuple[Hashable, str]], error: BaseException) -> None:
-        for key, _ in job:
-            self.cache.fail(key, error)
-
-    def _deadline(self, prompts: int) -> float | None:
-        if self.timeout is None:
-            return None
-        return time.monotonic() + self.timeout * -(-prompts // BATCH_SHARE)
-
-    def _late(self) -> EngineTimeoutError:
-        return EngineTimeoutError(
-            f"The model did not answer within {self.timeout} seconds.", hint="Give a larger timeout=."
-        )
+    def _terms(self) -> Terms:
+        return Terms(self.cache, self.decoding, self.timeout)
 
 
-def _left(deadline: float | None) -> float | None:
-    """Return the seconds until a deadline of the monotonic clock; None is no deadline."""
-    return None if deadline is None else max(0.0, deadline - time.monotonic())
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    """What the pipeline wants to know before it goes on."""
+
+    asks: list[Ask]
+
+
+def _advance(run: _Pipeline, outcomes: list[Outcome] | None) -> _Asking | list[OptimizedPrompt | OptimizationError]:
+    """Let the pipeline go on until it asks again or is done; a StopIteration could not leave a worker thread."""
+    try:
+        return _Asking(next(run) if outcomes is None else run.send(outcomes))
+    except StopIteration as stop:
+        results: list[OptimizedPrompt | OptimizationError] = stop.value
+        return results
+
+
+def _first_violation(guards: tuple[Guard, ...], original: str, candidate: str) -> Violation | None:
+    ours = guards is ADDITION_GUARDS or guards is REWRITE_GUARDS
+    if ours and len(original) + len(candidate) <= INLINE_CHARACTERS:
+        return _guard_memory(guards, original, candidate)
+    return first_violation(guards, original, candidate)
 
 
 def _pairs(prompts: Sequence[str], histories: Sequence[Sequence[str]] | None) -> list[tuple[str, Sequence[str]]]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bpo_integrations.decoding import Decoding
 from bpo_integrations.engines.base import Engine, Request
+from bpo_integrations.engines.batching import coalesced
 from bpo_integrations.errors import ConfigurationError, EngineError, ModelFormatError
 from bpo_integrations.result import Candidate, Mode, Violation
 from bpo_integrations.templates import PAPER_FORMAT, PromptFormat
@@ -118,9 +119,13 @@ BUILT_IN_RECORDS = {"THUDM/BPO": PAPER_RECORD, "zai-org/BPO": replace(PAPER_RECO
 class Rewriter:
     """Asks an engine for candidates, in the words that its model was trained with.
 
+    Calls that arrive together, from any thread or event loop, go to the engine as one batch where its traits say that
+    this is faster (`engines/batching.py`).
+
     Args:
         engine: Runs the model.
         record: What the model can do.
+        parse: Unwraps what the model wrote, for models that were not trained to write the candidate alone.
 
     Example:
         >>> rewriter = load_rewriter("embedded")  # doctest: +SKIP
@@ -128,9 +133,11 @@ class Rewriter:
         'Cover the main characters, ...'
     """
 
-    def __init__(self, engine: Engine, record: Record) -> None:
+    def __init__(self, engine: Engine, record: Record, parse: Callable[[str], str] | None = None) -> None:
         self.engine = engine
+        self._source = coalesced(engine)
         self.record = record
+        self.parse = parse
 
     @property
     def id(self) -> str:
@@ -142,29 +149,51 @@ class Rewriter:
         """What the candidates mean."""
         return self.record.mode
 
-    def candidates(self, prompts: Sequence[str], decoding: Decoding | None = None) -> list[list[Candidate]]:
+    @property
+    def uses_history(self) -> bool:
+        """Whether the model is shown the turns before the prompt."""
+        return bool(self.record.format.history)
+
+    def candidates(
+        self,
+        prompts: Sequence[str],
+        decoding: Decoding | None = None,
+        histories: Sequence[Sequence[str]] | None = None,
+    ) -> list[list[Candidate]]:
         """Return candidates for each prompt, in order; the whole batch goes to the engine in one call.
 
         A prompt that is too long for the model gets one candidate, marked with a violation.
+
+        Args:
+            prompts: The users' turns.
+            decoding: How to draw candidates; None is greedy.
+            histories: For each prompt the turns and answers before it, oldest first; for models that use them.
         """
         if not prompts:
             return []
-        asked = self._ask(prompts, decoding or Decoding())
-        return asked.answer(self.engine.generate(asked.requests, asked.decoding) if asked.requests else [])
+        asked = self._ask(prompts, decoding or Decoding(), histories)
+        return asked.answer(self._source.generate(asked.requests, asked.decoding) if asked.requests else [])
 
-    async def acandidates(self, prompts: Sequence[str], decoding: Decoding | None = None) -> list[list[Candidate]]:
+    async def acandidates(
+        self,
+        prompts: Sequence[str],
+        decoding: Decoding | None = None,
+        histories: Sequence[Sequence[str]] | None = None,
+    ) -> list[list[Candidate]]:
         """As `candidates`, without blocking the event loop."""
         if not prompts:
             return []
         # Counting tokens loads the tokenizer when it is the first thing done.
-        asked = await asyncio.to_thread(self._ask, prompts, decoding or Decoding())
-        return asked.answer(await self.engine.agenerate(asked.requests, asked.decoding) if asked.requests else [])
+        asked = await asyncio.to_thread(self._ask, prompts, decoding or Decoding(), histories)
+        return asked.answer(await self._source.agenerate(asked.requests, asked.decoding) if asked.requests else [])
 
     def close(self) -> None:
         """Release the engine's weights."""
         self.engine.close()
 
-    def _ask(self, prompts: Sequence[str], decoding: Decoding) -> _Asked:
+    def _ask(
+        self, prompts: Sequence[str], decoding: Decoding, histories: Sequence[Sequence[str]] | None
+    ) -> _Asked:
         """Turn prompts into the engine's requests and settle what the decoding leaves open."""
         record = self.record
         if record.mode == "augment" and decoding.empty_threshold is None:
@@ -175,7 +204,8 @@ class Rewriter:
             decoding = replace(decoding, repetition_penalty=record.repetition_penalty)
         requests: list[Request] = []
         places: list[int | str] = []
-        for prompt, count in zip(prompts, self._count(prompts), strict=True):
+        earlier: Sequence[Sequence[str]] = histories or [()] * len(prompts)
+        for prompt, count, history in zip(prompts, self._count(prompts), earlier, strict=True):
             if count > record.max_prompt_tokens:
                 places.append(f"{count:,} tokens; the model takes {record.max_prompt_tokens:,}")
                 continue
@@ -184,10 +214,10 @@ class Rewriter:
             if decoding.min_extra_tokens is not None and record.mode == "rewrite":
                 shortest = min(count + decoding.min_extra_tokens, longest)
             # Blank edges carry nothing, and a leading newline would merge with the template's own.
-            messages = tuple(record.format.messages(prompt.strip()))
+            messages = tuple(record.format.messages(prompt.strip(), _recent(history, record.max_prompt_tokens)))
             places.append(len(requests))
             requests.append(Request(messages=messages, max_new_tokens=longest, min_new_tokens=shortest))
-        return _Asked(requests, places, decoding)
+        return _Asked(requests, places, decoding, self.parse)
 
     def _count(self, prompts: Sequence[str]) -> list[int]:
         """Count tokens; texts that are too long for any tokenizer count their characters instead."""
@@ -203,6 +233,7 @@ class _Asked:
     requests: list[Request]
     places: list[int | str]
     decoding: Decoding
+    parse: Callable[[str], str] | None
 
     def answer(self, found: Sequence[Sequence[Candidate]]) -> list[list[Candidate]]:
         """Put the engine's candidates in the prompts' order."""
@@ -212,63 +243,94 @@ class _Asked:
         return [
             [Candidate("", violation=Violation("too long", place))]
             if isinstance(place, str)
-            else _cut(found[place], self.decoding)
+            else [self._finish(candidate) for candidate in found[place]]
             for place in self.places
         ]
 
-
-def _cut(candidates: Sequence[Candidate], decoding: Decoding) -> list[Candidate]:
-    """Cut each candidate at the decoding's marks and trim it."""
-    found = []
-    for candidate in candidates:
+    def _finish(self, candidate: Candidate) -> Candidate:
+        """Cut a candidate at the decoding's marks, unwrap it and trim it."""
         text = candidate.text
-        for mark in decoding.cut:
+        for mark in self.decoding.cut:
             text = text.split(mark, 1)[0]
-        found.append(replace(candidate, text=text.strip()))
-    return found
+        if self.parse is not None:
+            text = self.parse(text)
+        return replace(candidate, text=text.strip())
 
 
-def load_rewriter(spec: str | Rewriter = "embedded", *, mode: Mode | None = None, **options: Any) -> Rewriter:
+def _recent(history: Sequence[str], tokens: int) -> list[str]:
+    """Return the latest turns that are, together, not longer than a prompt may be (at four characters a token)."""
+    kept: list[str] = []
+    room = 4 * tokens
+    for turn in reversed(history):
+        room -= len(turn)
+        if room < 0:
+            break
+        kept.append(turn)
+    return kept[::-1]
+
+
+def load_rewriter(spec: str | Rewriter | object = "embedded", *, mode: Mode | None = None, **options: Any) -> Rewriter:
     """Return the rewriter that a spec names.
 
     Args:
         spec: `embedded`; `ct2:<dir>`, a CTranslate2 model with `bpo.json` and `tokenizer.json` beside it;
-            `hf:<id or dir>`, a transformers model or PEFT adapter. A `Rewriter` is returned as it is.
-        mode: `augment` or `rewrite`; None takes the rewriter's own (the embedded model has both, and augments).
-        options: Passed to the engine: for `embedded` `base=` (a GGUF file), `cache_dir=`, `threads=`, `compute_type=`,
-            `allow_download=`; for `ct2:` `threads=`, `compute_type=`; for `hf:` `device=`, `dtype=`, `base=`.
+            `hf:<id or dir>`, a transformers model or PEFT adapter; `vllm:<id or dir>`; `server:<model>`, a rewriter behind
+            an OpenAI-compatible server; or a general LLM, which is asked by meta-prompt: any string that LangChain's
+            `init_chat_model` knows (`openai:gpt-4o-mini`), a LangChain chat model, a LlamaIndex LLM. Also an engine of
+            vLLM that is built already. A `Rewriter` is returned as it is.
+        mode: `augment` or `rewrite`; None takes the rewriter's own (the embedded model and general LLMs have both, and
+            augment).
+        options: Passed on: for `embedded` to `load_embedded`, for `ct2:` to `CTranslate2Engine`, for `hf:` to
+            `load_transformers`, for `vllm:` to `load_vllm`, for `server:` to `load_server`, else to `load_chat_model`.
 
     Raises:
         ConfigurationError: The spec is unknown, or the model does not have this mode.
         ModelNotFoundError: The weights are not on this machine.
         MissingExtraError: A package that the engine needs is not installed.
     """
-    if isinstance(spec, Rewriter):
-        _check_mode(spec, mode)
-        return spec
-    kind, _, rest = spec.partition(":")
-    rewriter: Rewriter
-    if spec == "embedded":
-        from bpo_integrations.models.embedded import load_embedded
-
-        rewriter = load_embedded(mode or "augment", **options)
-    elif kind == "ct2" and rest:
-        from bpo_integrations.engines.ctranslate2 import CTranslate2Engine
-
-        folder = Path(rest).expanduser()
-        rewriter = Rewriter(CTranslate2Engine(folder, **options), Record.read(folder))
-    elif kind == "hf" and rest:
-        from bpo_integrations.engines.transformers import load_transformers
-
-        rewriter = load_transformers(rest, **options)
-    else:
-        msg = f"Unknown rewriter {spec!r}."
-        raise ConfigurationError(msg, hint="Use 'embedded', 'ct2:DIR', or 'hf:ID' such as 'hf:THUDM/BPO'.")
-    _check_mode(rewriter, mode)
-    return rewriter
-
-
-def _check_mode(rewriter: Rewriter, mode: Mode | None) -> None:
+    rewriter = spec if isinstance(spec, Rewriter) else _load(spec, mode, options)
     if mode is not None and rewriter.mode != mode:
         msg = f"The rewriter {rewriter.record.name} has the mode {rewriter.mode!r}, not {mode!r}."
         raise ConfigurationError(msg, hint=f"Leave out mode=, or use mode={rewriter.mode!r}.")
+    return rewriter
+
+
+def _load(spec: object, mode: Mode | None, options: dict[str, Any]) -> Rewriter:
+    """Ask the loader of the spec's kind; each imports its libraries itself."""
+    if not isinstance(spec, str):
+        if type(spec).__module__.partition(".")[0] == "vllm":
+            from bpo_integrations.engines.vllm import load_vllm
+
+            return load_vllm(spec, **options)
+        from bpo_integrations.engines.chat_model import load_chat_model
+
+        return load_chat_model(spec, mode=mode, **options)
+    kind, _, rest = spec.partition(":")
+    if spec == "embedded":
+        from bpo_integrations.models.embedded import load_embedded
+
+        return load_embedded(mode or "augment", **options)
+    if not kind or not rest:
+        msg = f"Unknown rewriter {spec!r}."
+        hint = "Use 'embedded', 'ct2:DIR', 'hf:ID', 'vllm:ID', 'server:MODEL', or an LLM such as 'openai:gpt-4o-mini'."
+        raise ConfigurationError(msg, hint=hint)
+    if kind == "ct2":
+        from bpo_integrations.engines.ctranslate2 import CTranslate2Engine
+
+        folder = Path(rest).expanduser()
+        return Rewriter(CTranslate2Engine(folder, **options), Record.read(folder))
+    if kind == "hf":
+        from bpo_integrations.engines.transformers import load_transformers
+
+        return load_transformers(rest, **options)
+    if kind == "vllm":
+        from bpo_integrations.engines.vllm import load_vllm
+
+        return load_vllm(rest, **options)
+    if kind == "server":
+        from bpo_integrations.engines.server import load_server
+
+        return load_server(rest, mode=mode, **options)
+    from bpo_integrations.engines.chat_model import load_chat_model
+
+    return load_chat_model(spec, mode=mode, **options)

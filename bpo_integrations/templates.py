@@ -36,9 +36,11 @@ class PromptFormat:
     Args:
         system: The system turn, or None for none.
         user: The user turn; `{prompt}` stands for the prompt and must occur exactly once.
+        history: What stands before `user` where the prompt has a history; `{history}` stands for it, exactly once. Empty
+            for a model that knows single turns only.
 
     Raises:
-        ModelFormatError: `user` does not hold `{prompt}` exactly once.
+        ModelFormatError: A template does not hold its place exactly once.
 
     Example:
         >>> PAPER_FORMAT.messages("Say hi")[0]["content"].splitlines()[-1]
@@ -47,18 +49,30 @@ class PromptFormat:
 
     system: str | None
     user: str = "{prompt}"
+    history: str = ""
 
     def __post_init__(self) -> None:
         if self.user.count("{prompt}") != 1:
             msg = f"The user template {self.user!r} must hold {{prompt}} exactly once."
             raise ModelFormatError(msg, hint="Correct `format.user` in bpo.json.")
+        if self.history and self.history.count("{history}") != 1:
+            msg = f"The history template {self.history!r} must hold {{history}} exactly once."
+            raise ModelFormatError(msg, hint="Correct `format.history` in bpo.json.")
 
-    def messages(self, prompt: str) -> list[Message]:
-        """Return the chat messages for `prompt`, whose text is inserted as it is."""
+    def messages(self, prompt: str, history: Sequence[str] = ()) -> list[Message]:
+        """Return the chat messages for `prompt`, whose text is inserted as it is.
+
+        Args:
+            prompt: The user's turn.
+            history: Earlier turns and answers, oldest first; left out where the format has no place for them.
+        """
         messages: list[Message] = []
         if self.system is not None:
             messages.append({"role": "system", "content": self.system})
-        messages.append({"role": "user", "content": self.user.replace("{prompt}", prompt)})
+        content = self.user.replace("{prompt}", prompt)
+        if history and self.history:
+            content = self.history.replace("{history}", "\n\n".join(turn.strip() for turn in history)) + content
+        messages.append({"role": "user", "content": content})
         return messages
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from bpo_integrations.decoding import Decoding
-from bpo_integrations.engines.base import Request
+from bpo_integrations.engines.base import Request, Traits
 from bpo_integrations.errors import EngineClosedError
 from bpo_integrations.result import Candidate, Mode
 from bpo_integrations.rewriter import Record, Rewriter
@@ -31,6 +31,10 @@ class FakeEngine:
         self.closed = False
         self._id = f"fake-{next(_numbers)}"
         self._lock = threading.Lock()
+
+    @property
+    def traits(self) -> Traits:
+        return Traits(literal=False, repeats=True, gate=False, stops=True, forks="works", coalesce=False)
 
     @property
     def id(self) -> str:
@@ -70,12 +74,13 @@ def fake_rewriter(
     mode: Mode = "augment",
     delay: float = 0.0,
     max_prompt_tokens: int = 1024,
+    history: str = "",
 ) -> Rewriter:
-    """Return a rewriter around a `FakeEngine`, which is its `.engine`."""
+    """Return a rewriter around a `FakeEngine`, which is its `.engine`; with a `history` template it uses history."""
     record = Record(
         name="fake",
         mode=mode,
-        format=PromptFormat(system="Improve."),
+        format=PromptFormat(system="Improve.", history=history),
         languages=("en",),
         max_prompt_tokens=max_prompt_tokens,
         empty_threshold=0.5 if mode == "augment" else None,

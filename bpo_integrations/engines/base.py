@@ -7,9 +7,9 @@ Constructing one is cheap; weights load at first use, once a process, shared by 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from bpo_integrations.decoding import Decoding
 from bpo_integrations.result import Candidate
@@ -31,6 +31,28 @@ class Request:
     min_new_tokens: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What an engine guarantees beyond the protocol; `docs/engines.md` has the table, one test suite proves it for all.
+
+    Args:
+        literal: Special tokens in a message stay text, because the engine tokenizes by itself.
+        repeats: A seeded call gives the same candidates again.
+        gate: It reads P(nothing), as `Engine` describes; elsewhere `empty_threshold` is ignored.
+        stops: A cancelled `agenerate` stops computing within a decoding step (or drops the connection at once).
+        forks: In a child forked after loading it `works`, or is `refused` with an EngineError that says what to do.
+        coalesce: Calls that arrive together are faster as one batch, so `batching.py` merges them; False where the
+            engine (or the server behind it) batches by itself.
+    """
+
+    literal: bool
+    repeats: bool
+    gate: bool
+    stops: bool
+    forks: Literal["works", "refused"]
+    coalesce: bool
+
+
 @runtime_checkable
 class Engine(Protocol):
     """Generates candidates.
@@ -39,6 +61,10 @@ class Engine(Protocol):
     probability that the model ends its answer at once, reports it as `Candidate.p_empty`, returns a single empty
     candidate where it is at least the threshold, and elsewhere decodes with an empty answer forbidden.
     """
+
+    @property
+    def traits(self) -> Traits:
+        """What this engine guarantees."""
 
     @property
     def id(self) -> str:
@@ -59,3 +85,20 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Release the weights. Closing twice is harmless; generating afterwards raises EngineClosedError."""
+
+
+@runtime_checkable
+class RowEngine(Engine, Protocol):
+    """An engine with `traits.coalesce`: it can give up single rows of a batch, so that many callers can share one."""
+
+    @property
+    def batch_rows(self) -> int:
+        """Rows that it decodes at once with the best yield."""
+
+    def generate_rows(
+        self, requests: Sequence[Request], decoding: Decoding, stopped: Callable[[int], bool]
+    ) -> list[list[Candidate]]:
+        """As `generate`; row `i` ends as soon as `stopped(i)`, which is asked at each decoding step.
+
+        What a stopped row holds is of no use to anybody; the other rows are as they would have been.
+        """

@@ -218,10 +218,15 @@ def run(
     jobs: Sequence[Job],
     decoding: Decoding | None,
     marks: Marks,
-    cancelled: threading.Event,
+    stopped: Callable[[int], bool],
     on_token: Callable[[int], None] | None = None,
 ) -> list[Any]:
-    """Decode a group in one call of the runtime; without a decoding, probe the first step only."""
+    """Decode a group in one call of the runtime; without a decoding, probe the first step only.
+
+    A job ends as soon as `stopped(job.index)`, and with it all that is asked of the runtime when this thread is
+    interrupted.
+    """
+    interrupted = threading.Event()
     options: dict[str, Any] = {"max_length": 1, "return_logits_vocab": True}
     if decoding is not None:
         options = {
@@ -253,7 +258,8 @@ def run(
         made[row] += 1
         if on_token is not None and result.token_id != model.end:
             on_token(result.token_id)
-        return cancelled.is_set() or model.stopping.is_set() or made[row] >= jobs[result.batch_id].longest
+        job = jobs[result.batch_id]
+        return interrupted.is_set() or model.stopping.is_set() or made[row] >= job.longest or stopped(job.index)
 
     try:
         with model.working():
@@ -265,24 +271,21 @@ def run(
                 include_prompt_in_result=False,
                 **options,
             )
-            _wait(pending, cancelled)
+            _wait(pending, interrupted)
             results = [each.result() for each in pending]
     except (RuntimeError, ValueError, MemoryError) as error:
         msg = f"CTranslate2 failed: {error}"
         raise EngineError(msg, hint="Try again with fewer or shorter prompts.") from error
-    if cancelled.is_set() and on_token is None:
-        msg = "The generation was cancelled."
-        raise EngineError(msg, hint="Call again.")
     return results
 
 
-def _wait(pending: Sequence[Any], cancelled: threading.Event) -> None:
+def _wait(pending: Sequence[Any], interrupted: threading.Event) -> None:
     """Wait for a job in a way that Ctrl-C can end; never leave one running behind."""
     try:
         while not all(each.done() for each in pending):
             time.sleep(_POLL_SECONDS)
     except BaseException:
-        cancelled.set()
+        interrupted.set()
         while not all(each.done() for each in pending):
             time.sleep(_POLL_SECONDS)
         raise

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bpo_integrations.decoding import Decoding
-from bpo_integrations.engines.base import Request
+from bpo_integrations.engines.base import Request, Traits
 from bpo_integrations.engines.ct2_model import MODELS, Job, LoadedModel, Marks, run
 from bpo_integrations.engines.generation import check_packages, chunks, cut_at, held_back
 from bpo_integrations.errors import ConfigurationError, EngineClosedError, ModelNotFoundError, PromptTooLongError
@@ -90,6 +90,16 @@ class CTranslate2Engine:
         self._closed = False
 
     @property
+    def traits(self) -> Traits:
+        """What this engine guarantees."""
+        return Traits(literal=True, repeats=True, gate=True, stops=True, forks="works", coalesce=True)
+
+    @property
+    def batch_rows(self) -> int:
+        """Rows that it decodes at once with the best yield."""
+        return _ROWS
+
+    @property
     def id(self) -> str:
         """Names the weights and the way they run."""
         return f"ct2:{self._name}:{self._compute_type}"
@@ -130,13 +140,13 @@ class CTranslate2Engine:
             EngineClosedError: The engine was closed.
             EngineError: Generation failed.
         """
-        return self._generate(requests, decoding, threading.Event())
+        return self.generate_rows(requests, decoding, lambda _: False)
 
     async def agenerate(self, requests: Sequence[Request], decoding: Decoding) -> list[list[Candidate]]:
         """As `generate`, in a worker thread. When the task is cancelled, the work stops at the next token."""
         cancelled = threading.Event()
         try:
-            return await asyncio.to_thread(self._generate, requests, decoding, cancelled)
+            return await asyncio.to_thread(self.generate_rows, requests, decoding, lambda _: cancelled.is_set())
         except asyncio.CancelledError:
             cancelled.set()
             raise
@@ -161,7 +171,7 @@ class CTranslate2Engine:
 
         def work() -> None:
             try:
-                run(model, generator, [job], one, marks, cancelled, arrived.put)
+                run(model, generator, [job], one, marks, lambda _: cancelled.is_set(), arrived.put)
                 arrived.put(None)
             except BaseException as error:  # raised again in the thread that reads
                 arrived.put(error)
@@ -208,9 +218,14 @@ class CTranslate2Engine:
             )
         return [float(sum(result.log_probs[-n:])) for result, n in zip(results, lengths, strict=True)]
 
-    def _generate(
-        self, requests: Sequence[Request], decoding: Decoding, cancelled: threading.Event
+    def generate_rows(
+        self, requests: Sequence[Request], decoding: Decoding, stopped: Callable[[int], bool]
     ) -> list[list[Candidate]]:
+        """As `generate`; row `i` ends at the next token once `stopped(i)`.
+
+        Raises:
+            EngineError: As `generate`.
+        """
         if not requests:
             return []
         model = self._loaded()
@@ -221,7 +236,7 @@ class CTranslate2Engine:
             probe = Marks((), (model.end,))
             generator = model.generator_for(Decoding())
             for group in _groups(jobs, spread=_SPREAD):
-                for job, result in zip(group, run(model, generator, group, None, probe, cancelled), strict=True):
+                for job, result in zip(group, run(model, generator, group, None, probe, stopped), strict=True):
                     # A longer prompt than the group's shortest has entries for its own last tokens, too.
                     job.p_empty = _first_probability(result.logits[0][-1], model.end)
                     job.shortest = max(job.shortest, 1)
@@ -229,12 +244,13 @@ class CTranslate2Engine:
                 if job.p_empty is not None and job.p_empty >= threshold:
                     found[job.index] = [Candidate("", p_empty=job.p_empty)]
             jobs = [job for job in jobs if not found[job.index]]
-        if not jobs:
-            return found
         marks = model.marks(decoding)
         generator = model.generator_for(decoding)
         for group in _groups(jobs, spread=_spread(model, decoding), hypotheses=decoding.n):
-            results = run(model, generator, group, decoding, marks, cancelled)
+            group = [job for job in group if not stopped(job.index)]
+            if not group:
+                continue
+            results = run(model, generator, group, decoding, marks, stopped)
             for job, result in zip(group, results, strict=True):
                 found[job.index] = [
                     _candidate(model, job, ids, score, marks)

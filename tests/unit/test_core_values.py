@@ -120,20 +120,32 @@ def test_selectors_choose_by_their_name() -> None:
 def test_the_cache_forgets_the_least_recently_used() -> None:
     cache = CandidateCache(size=2)
     for key in "ab":
-        cache.claim([key])
-        cache.settle(key, [Candidate(key)])
+        cache.settle(cache.claim([key])[1][0], [Candidate(key)])
     cache.claim(["a"])
-    cache.claim(["c"])
-    cache.settle("c", [Candidate("c")])
+    cache.settle(cache.claim(["c"])[1][0], [Candidate("c")])
     assert ("a" in cache, "b" in cache, "c" in cache) == (True, False, True)
 
 
 def test_a_failed_generation_is_told_to_all_and_tried_again() -> None:
     cache = CandidateCache()
     waiting, mine = cache.claim(["k", "k"])
-    assert mine == ["k"]
-    cache.fail("k", EngineError("no"))
-    for future in waiting:
+    assert [flight.key for flight in mine] == ["k"]
+    cache.fail(mine[0], EngineError("no"))
+    for flight in waiting:
         with pytest.raises(EngineError):
-            future.result()
-    assert cache.claim(["k"])[1] == ["k"]
+            flight.future.result()
+    assert [flight.key for flight in cache.claim(["k"])[1]] == ["k"]
+
+
+def test_what_the_last_waiter_has_left_is_given_up_and_started_anew_by_the_next() -> None:
+    cache, given_up = CandidateCache(), list[str]()
+    flights, mine = cache.claim(["k", "k"])
+    mine[0].give_up = lambda: given_up.append("k")
+    cache.leave(flights[:1])
+    assert given_up == []
+    cache.leave(flights[1:])
+    assert given_up == ["k"]
+    again = cache.claim(["k"])[1]
+    assert again != []
+    cache.settle(mine[0], [Candidate("late")])
+    assert not again[0].future.done()

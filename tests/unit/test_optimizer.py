@@ -21,6 +21,7 @@ from bpo_integrations.errors import (
     OptimizationError,
 )
 from bpo_integrations.optimizer import PromptOptimizer
+from bpo_integrations.policy import PolicyContext
 
 QUESTION = "How do vaccines train the immune system over time?"
 ADDITION = "Explain the main steps in order, and why boosters are needed."
@@ -290,6 +291,71 @@ def test_an_event_loop_that_ends_early_does_not_poison_the_next() -> None:
     assert not asyncio.run(optimizer.aoptimize(QUESTION)).changed
     rewriter.engine.delay = 0.0  # type: ignore[attr-defined]
     assert asyncio.run(optimizer.aoptimize(QUESTION)).changed
+
+
+async def test_a_cancelled_call_gives_up_what_nobody_else_waits_for() -> None:
+    rewriter = fake_rewriter(lambda _: ADDITION, delay=0.2)
+    optimizer = PromptOptimizer(rewriter)
+    alone = asyncio.create_task(optimizer.aoptimize(QUESTION))
+    await asyncio.sleep(0.05)
+    alone.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await alone
+    await asyncio.sleep(0.3)
+    assert rewriter.engine.calls == []  # type: ignore[attr-defined]
+    assert (await optimizer.aoptimize(QUESTION)).changed
+
+
+async def test_a_cancelled_call_leaves_those_who_wait_for_the_same() -> None:
+    rewriter = fake_rewriter(lambda _: ADDITION, delay=0.2)
+    optimizer = PromptOptimizer(rewriter)
+    first, second = (asyncio.create_task(optimizer.aoptimize(QUESTION)) for _ in range(2))
+    await asyncio.sleep(0.05)
+    first.cancel()
+    assert (await second).changed
+    assert len(rewriter.engine.calls) == 1  # type: ignore[attr-defined]
+
+
+async def test_a_long_prompt_is_judged_beside_the_event_loop() -> None:
+    main, seen = threading.get_ident(), list[int]()
+
+    def policy(prompt: str, context: PolicyContext) -> str | None:
+        seen.append(threading.get_ident())
+        return None
+
+    optimizer = PromptOptimizer(fake_rewriter(lambda _: ADDITION), policy=policy)
+    assert (await optimizer.aoptimize(QUESTION)).changed
+    await optimizer.aoptimize("Why is that so? " * 400)
+    assert (seen[0] == main, seen[1] == main) == (True, False)
+
+
+def test_the_turns_before_go_to_a_rewriter_that_uses_them_and_only_to_it() -> None:
+    history = ["Who was Ada Lovelace?", "A mathematician."]
+    plain, knowing = (
+        fake_rewriter(lambda _: ADDITION),
+        fake_rewriter(lambda _: ADDITION, history="Before:\n{history}\n"),
+    )
+    for rewriter in (plain, knowing):
+        assert PromptOptimizer(rewriter).optimize(QUESTION, history).changed
+    assert plain.engine.calls == [[QUESTION]]  # type: ignore[attr-defined]
+    assert knowing.engine.calls == [[f"Before:\n{history[0]}\n\n{history[1]}\n{QUESTION}"]]  # type: ignore[attr-defined]
+
+
+def test_the_same_turn_after_another_history_is_generated_anew() -> None:
+    knowing = fake_rewriter(lambda _: ADDITION, history="{history}\n")
+    optimizer = PromptOptimizer(knowing)
+    for history in (["Who was Ada Lovelace?"], ["Who was Alan Turing?"], ["Who was Ada Lovelace?"]):
+        optimizer.optimize(QUESTION, history)
+    assert len(knowing.engine.calls) == 2  # type: ignore[attr-defined]
+
+
+def test_the_model_sees_the_latest_turns_of_a_history_that_is_too_long() -> None:
+    knowing = fake_rewriter(lambda _: ADDITION, history="{history}\n", max_prompt_tokens=100)
+    PromptOptimizer(knowing).optimize(QUESTION, [f"turn {n} " + "x" * 100 for n in range(50)])
+    (text,) = knowing.engine.calls[0]  # type: ignore[attr-defined]
+    assert "turn 49 " in text
+    assert "turn 0 " not in text
+    assert len(text) < 600
 
 
 BAD_INPUTS = [

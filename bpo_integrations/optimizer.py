@@ -13,8 +13,7 @@ import re
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from bpo_integrations.asking import Ask, Outcome, Terms, aask_all, ask_all
 from bpo_integrations.cache import CandidateCache, Candidates
@@ -26,20 +25,13 @@ from bpo_integrations.errors import (
     InputError,
     OptimizationError,
 )
-from bpo_integrations.guards import (
-    ADDITION_GUARDS,
-    REWRITE_GUARDS,
-    SOFTENING_GUARDS,
-    Guard,
-    first_violation,
-    protected,
-)
-from bpo_integrations.joint import already_said, join
-from bpo_integrations.policy import Policy, PolicyContext, default_policy
-from bpo_integrations.result import Candidate, Kind, Mode, OptimizedPrompt, Violation
+from bpo_integrations.result import Candidate, Kind, Mode, OptimizedPrompt
 from bpo_integrations.rewriter import Rewriter, load_rewriter
-from bpo_integrations.safety import is_unsafe
 from bpo_integrations.selection import Selector, most_likely
+
+if TYPE_CHECKING:
+    from bpo_integrations.guards import Guard
+    from bpo_integrations.policy import Policy
 
 logger = logging.getLogger(__name__)
 
@@ -49,11 +41,6 @@ MAX_PASSES = 5
 INLINE_CHARACTERS = 2000
 """Prompts that are together longer than this are judged in a worker thread when the caller is async: policy and guards
 take some milliseconds a thousand words, and an event loop must not stand still for them."""
-
-_policy_memory = lru_cache(maxsize=512)(default_policy)
-_guard_memory = lru_cache(maxsize=2048)(first_violation)
-"""What our own rules, which are pure, said about short texts: agents and retries bring the same prompt again."""
-
 
 _Pipeline = Generator[list[Ask], list[Outcome], list[OptimizedPrompt | OptimizationError]]
 
@@ -101,6 +88,8 @@ class PromptOptimizer:
             prompts. None waits forever.
         on_error: What a failing model leads to: the original (`passthrough`) or an `OptimizationError` (`raise`).
         shadow: Run everything, but return the original; what would have been used is in `proposal`.
+        preload: Load the weights in the background from now on, instead of at first use: for servers, and for programs
+            that will certainly need them.
         options: Passed to `load_rewriter`.
 
     Raises:
@@ -128,10 +117,16 @@ class PromptOptimizer:
         timeout: float | None = 60.0,
         on_error: Literal["passthrough", "raise"] = "passthrough",
         shadow: bool = False,
+        preload: bool = False,
         **options: Any,
     ) -> None:
         self.rewriter = load_rewriter(model, mode=mode, **options)
+        if preload:
+            self.rewriter.preload()
+        from bpo_integrations.judging import Judge  # takes a while, in which weights that are preloaded come in
+
         self.mode: Mode = self.rewriter.mode
+        self._judge = Judge(self.mode, policy, guards, protect)
         self.decoding = _settle_decoding(decoding, n)
         self.unsafe = _one_of("unsafe", unsafe, ("keep", "soften"))
         self.on_error = _one_of("on_error", on_error, ("passthrough", "raise"))
@@ -145,11 +140,6 @@ class PromptOptimizer:
             msg = "passes= is for rewrite mode; an addition is not added to again."
             raise ConfigurationError(msg, hint="Leave out passes=, or use mode='rewrite'.")
         self.passes = passes
-        self.policy = policy or default_policy
-        self.guards: tuple[Guard, ...] = (
-            tuple(guards) if guards is not None else ADDITION_GUARDS if self.mode == "augment" else REWRITE_GUARDS
-        )
-        self._protect: tuple[Guard, ...] = (protected(protect),) if protect else ()
         self.selector = selector or most_likely
         self.cache = cache if isinstance(cache, CandidateCache) else CandidateCache(cache)
         self.timeout = timeout
@@ -215,7 +205,7 @@ class PromptOptimizer:
     ) -> list[OptimizedPrompt | OptimizationError]:
         """As `try_batch`, without blocking the event loop."""
         run = self._run(prompts, histories)
-        in_thread = sum(len(prompt) for prompt in prompts if isinstance(prompt, str)) > INLINE_CHARACTERS
+        in_thread = sum(len(str(prompt)) for prompt in prompts) > INLINE_CHARACTERS
         step = await asyncio.to_thread(_advance, run, None) if in_thread else _advance(run, None)
         while isinstance(step, _Asking):
             outcomes = await aask_all(step.asks, self._terms())
@@ -230,9 +220,7 @@ class PromptOptimizer:
 
     # -- the pipeline: what is asked of the model is yielded, so that sync and async callers share every step ---------
 
-    def _run(
-        self, prompts: Sequence[str], histories: Sequence[Sequence[str]] | None
-    ) -> _Pipeline:
+    def _run(self, prompts: Sequence[str], histories: Sequence[Sequence[str]] | None) -> _Pipeline:
         started = time.perf_counter()
         works = [self._plan(prompt, history) for prompt, history in _pairs(prompts, histories)]
         for _ in range(self.passes):
@@ -249,6 +237,9 @@ class PromptOptimizer:
 
     def _plan(self, prompt: str, history: Sequence[str]) -> _Work:
         """Decide what becomes of a prompt before the model sees it."""
+        from bpo_integrations.judging import is_unsafe
+        from bpo_integrations.policy import PolicyContext
+
         context = PolicyContext(
             mode=self.mode,
             languages=self.rewriter.record.languages,
@@ -258,10 +249,7 @@ class PromptOptimizer:
         )
         work = _Work(prompt, prompt, self.rewriter, context.history)
         try:
-            if self.policy is default_policy and len(prompt) <= INLINE_CHARACTERS and not context.history:
-                reason = _policy_memory(prompt, context)
-            else:
-                reason = self.policy(prompt, context)
+            reason = self._judge.reason_to_keep(prompt, context)
             work.softens = reason is None and self._softener is not None and is_unsafe(prompt)
         except Exception as error:  # a policy of the user's own, or a library below ours
             work.fail(error)
@@ -281,13 +269,19 @@ class PromptOptimizer:
             work.fail(EngineError("The engine returned no candidate.", hint="Check the engine."))
         else:
             try:
-                self._judge(work, outcome)
+                self._select(work, outcome)
             except Exception as error:  # a guard or a selector of the user's own
                 work.fail(error)
 
-    def _judge(self, work: _Work, outcome: Candidates) -> None:
+    def _select(self, work: _Work, outcome: Candidates) -> None:
         """Put the model's candidates through the guards and select one."""
-        judged = tuple(replace(candidate, violation=self._violation(work, candidate)) for candidate in outcome)
+        from bpo_integrations.judging import join
+
+        mode = work.rewriter.mode
+        judged = tuple(
+            replace(candidate, violation=self._judge.violation(work.original, candidate, mode, softens=work.softens))
+            for candidate in outcome
+        )
         work.candidates += judged
         clean = [candidate for candidate in judged if candidate.violation is None]
         if not clean:
@@ -295,7 +289,7 @@ class PromptOptimizer:
                 work.reason = f"guard {judged[0].violation}"
             return
         chosen = self.selector(work.original, clean)
-        adds = work.rewriter.mode == "augment"
+        adds = mode == "augment"
         text = join(work.original, chosen.text) if adds else chosen.text
         if text == work.text:
             if work.kind == "kept":
@@ -311,23 +305,6 @@ class PromptOptimizer:
             "rewritten": "rewritten by the model",
         }[work.kind]
         work.open = not adds and not work.softens
-
-    def _violation(self, work: _Work, candidate: Candidate) -> Violation | None:
-        """Return why a candidate cannot be used, or None."""
-        if candidate.violation is not None:
-            return candidate.violation
-        adds = work.rewriter.mode == "augment"
-        if not candidate.text.strip():
-            return None if adds else Violation("empty", "the model returned nothing")
-        if candidate.finish_reason == "length":
-            return Violation("unfinished", f"cut off after {candidate.tokens} tokens")
-        if adds:
-            if already_said(work.original, candidate.text):
-                return Violation("said already", "the prompt says it")
-            return _first_violation(self.guards, work.original, candidate.text)
-        guards = SOFTENING_GUARDS if work.softens else self.guards
-        found = first_violation(self._protect, work.original, candidate.text)
-        return found or _first_violation(guards, work.original, candidate.text)
 
     def _finish(self, work: _Work, seconds: float) -> OptimizedPrompt | OptimizationError:
         if work.error is not None:
@@ -373,13 +350,6 @@ def _advance(run: _Pipeline, outcomes: list[Outcome] | None) -> _Asking | list[O
     except StopIteration as stop:
         results: list[OptimizedPrompt | OptimizationError] = stop.value
         return results
-
-
-def _first_violation(guards: tuple[Guard, ...], original: str, candidate: str) -> Violation | None:
-    ours = guards is ADDITION_GUARDS or guards is REWRITE_GUARDS
-    if ours and len(original) + len(candidate) <= INLINE_CHARACTERS:
-        return _guard_memory(guards, original, candidate)
-    return first_violation(guards, original, candidate)
 
 
 def _pairs(prompts: Sequence[str], histories: Sequence[Sequence[str]] | None) -> list[tuple[str, Sequence[str]]]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,6 +21,8 @@ from bpo_integrations.engines.batching import coalesced
 from bpo_integrations.errors import ConfigurationError, EngineError, ModelFormatError
 from bpo_integrations.result import Candidate, Mode, Violation
 from bpo_integrations.templates import PAPER_FORMAT, PromptFormat
+
+logger = logging.getLogger(__name__)
 
 RECORD_FILE = "bpo.json"
 RECORD_SCHEMA = 1
@@ -187,13 +191,21 @@ class Rewriter:
         asked = await asyncio.to_thread(self._ask, prompts, decoding or Decoding(), histories)
         return asked.answer(await self._source.agenerate(asked.requests, asked.decoding) if asked.requests else [])
 
+    def preload(self) -> None:
+        """Load the weights in a thread; what goes wrong there is told to the first who asks for candidates."""
+        threading.Thread(target=self._touch, name="bpo-preload", daemon=True).start()
+
+    def _touch(self) -> None:
+        try:
+            self.engine.count_tokens([""])  # needs the tokenizer, which comes with the weights
+        except Exception as error:
+            logger.debug("The weights could not be loaded in advance: %s", error)
+
     def close(self) -> None:
         """Release the engine's weights."""
         self.engine.close()
 
-    def _ask(
-        self, prompts: Sequence[str], decoding: Decoding, histories: Sequence[Sequence[str]] | None
-    ) -> _Asked:
+    def _ask(self, prompts: Sequence[str], decoding: Decoding, histories: Sequence[Sequence[str]] | None) -> _Asked:
         """Turn prompts into the engine's requests and settle what the decoding leaves open."""
         record = self.record
         if record.mode == "augment" and decoding.empty_threshold is None:
@@ -274,10 +286,10 @@ def load_rewriter(spec: str | Rewriter | object = "embedded", *, mode: Mode | No
 
     Args:
         spec: `embedded`; `ct2:<dir>`, a CTranslate2 model with `bpo.json` and `tokenizer.json` beside it;
-            `hf:<id or dir>`, a transformers model or PEFT adapter; `vllm:<id or dir>`; `server:<model>`, a rewriter behind
-            an OpenAI-compatible server; or a general LLM, which is asked by meta-prompt: any string that LangChain's
-            `init_chat_model` knows (`openai:gpt-4o-mini`), a LangChain chat model, a LlamaIndex LLM. Also an engine of
-            vLLM that is built already. A `Rewriter` is returned as it is.
+            `hf:<id or dir>`, a transformers model or PEFT adapter; `vllm:<id or dir>`; `server:<model>`, a rewriter
+            behind an OpenAI-compatible server; or a general LLM, which is asked by meta-prompt: any string that
+            LangChain's `init_chat_model` knows (`openai:gpt-4o-mini`), a LangChain chat model, a LlamaIndex LLM. Also
+            an engine of vLLM that is built already. A `Rewriter` is returned as it is.
         mode: `augment` or `rewrite`; None takes the rewriter's own (the embedded model and general LLMs have both, and
             augment).
         options: Passed on: for `embedded` to `load_embedded`, for `ct2:` to `CTranslate2Engine`, for `hf:` to

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -64,6 +65,7 @@ class LoadedModel:
     """A folder in memory: the generator, the tokenizer and what the folder says about the model."""
 
     def __init__(self, folder: Path, *, threads: int | None, compute_type: str) -> None:
+        import ctranslate2  # noqa: F401  # not first in the other thread, where an import could wait for this one
         from tokenizers import Tokenizer
 
         self.folder = folder
@@ -74,12 +76,15 @@ class LoadedModel:
         self._settings = {"compute_type": compute_type, "intra_threads": threads}
         try:
             config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+            # Weights and tokenizer come from the disk side by side; neither holds the interpreter's lock for long.
+            with ThreadPoolExecutor(1) as pool:
+                opening = pool.submit(self._open)
+                self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+                self.generator: ctranslate2.Generator | None = opening.result()
             template = folder / "chat_template.jinja"
             self.chat = ChatML(self.tokenizer, template.read_text(encoding="utf-8") if template.is_file() else None)
             self.end = self._id(config["eos_token"])
             self.context = int(config.get("max_position_embeddings", _DEFAULT_CONTEXT))
-            self.generator: ctranslate2.Generator | None = self._open()
         except ModelFormatError:
             raise
         except MemoryError as error:

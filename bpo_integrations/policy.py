@@ -13,9 +13,20 @@ from types import MappingProxyType
 from typing import Literal, Protocol
 
 from bpo_integrations import recognize
+from bpo_integrations.dialogue import leans_on_history
 from bpo_integrations.language import detect, is_english
 from bpo_integrations.result import Mode
 from bpo_integrations.safety import is_unsafe
+
+__all__ = [
+    "RULES",
+    "Policy",
+    "PolicyContext",
+    "all_of",
+    "default_policy",
+    "leans_on_history",
+    "rule",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +37,15 @@ class PolicyContext:
         mode: What would be done to the prompt.
         languages: ISO 639-1 codes that the rewriting model knows; empty means any.
         unsafe: `keep` leaves unsafe prompts alone, `soften` lets them through to be softened.
-        history: Earlier turns, oldest first.
+        history: Earlier turns and answers, oldest first.
+        uses_history: Whether the rewriting model is shown the history.
     """
 
     mode: Mode
     languages: tuple[str, ...] = ()
     unsafe: Literal["keep", "soften"] = "keep"
     history: tuple[str, ...] = ()
+    uses_history: bool = False
 
 
 class Policy(Protocol):
@@ -87,6 +100,14 @@ def _unsafe(prompt: str, context: PolicyContext) -> str | None:
     return "unsafe" if context.unsafe == "keep" and is_unsafe(prompt) else None
 
 
+def _needs_conversation(prompt: str, context: PolicyContext) -> str | None:
+    """Leave a turn that leans on others to the LLM, which sees them, unless the rewriting model sees them too."""
+    if context.history and context.uses_history:
+        return None
+    leans = recognize.is_bare_turn(prompt) or leans_on_history(prompt, context.history)
+    return "needs the conversation" if leans else None
+
+
 RULES: MappingProxyType[str, Policy] = MappingProxyType(
     {
         "empty": rule("empty", recognize.is_empty),
@@ -96,7 +117,7 @@ RULES: MappingProxyType[str, Policy] = MappingProxyType(
         "template variable": rule("template variable", recognize.is_template_variable),
         "code only": rule("code only", recognize.is_code_only),
         "small talk": rule("small talk", recognize.is_small_talk),
-        "needs the conversation": rule("needs the conversation", recognize.is_bare_turn),
+        "needs the conversation": _needs_conversation,
         "command": rule("command", recognize.is_command),
         "unsafe": _unsafe,
         "fixed output": rule("fixed output", recognize.fixes_output, mode="augment"),

@@ -31,7 +31,7 @@ MOST_SKIPPED = 8
 
 SKIP = re.compile(r"<!--\s*skip:\s*(?P<reason>[^\n]*\S)\s*-->\s*\Z")
 RUN = re.compile(r"<!--\s*run\s*-->\s*\Z")
-NEEDS_MODEL = re.compile(r"(BPORunnable|PromptOptimizer|load_rewriter|ChatEmbedded)\(|^\$ bpo (?!doctor|--)", re.M)
+NEEDS_MODEL = re.compile(r"(BPO\w+|PromptOptimizer|load_rewriter|ChatEmbedded|ChatBPO)\(|^\$ bpo (?!doctor|--)", re.M)
 
 
 def before(example: Example) -> str:

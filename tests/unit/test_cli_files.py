@@ -1,76 +1,24 @@
-"""Files through `bpo optimize --file`: nothing lost, nothing twice, whatever interrupts; errors name the place."""
+"""Files through `bpo optimize --file`: what stood in a row stays, and errors name the place."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-import os
-import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 from fakes import FakeEngine, fake_rewriter
+from file_jobs import answer, better, jsonl, leftovers, prompt, refused, run, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bpo_integrations.cli import Parts, main
+from bpo_integrations.cli.formats import CsvRows, JsonRows, TextRows
 from bpo_integrations.cli.jobs import BLOCK
-from bpo_integrations.cli.journal import Journal
-from bpo_integrations.cli.rows import CsvRows, Fields, JsonRows, TextRows
+from bpo_integrations.cli.rows import Fields, Outcome
 from bpo_integrations.errors import EngineError
-from bpo_integrations.result import OptimizedPrompt
-
-ROOT = Path(__file__).resolve().parents[2]
-ADDITION = "Explain the main steps in order, with one example."
-
-
-def prompt(number: int) -> str:
-    return f"How does machine number {number} work inside a large factory?"
-
-
-def answer(text: str) -> str:
-    """Leave every third machine alone."""
-    number = int(text.split()[4])
-    return "" if number % 3 == 0 else ADDITION
-
-
-def better(number: int) -> str:
-    return prompt(number) if number % 3 == 0 else f"{prompt(number)} {ADDITION}"
-
-
-def run(source: Path, target: Path, *options: str, answer: Callable[[str], str] = answer) -> Result:
-    rewriter = fake_rewriter(answer)
-    rewriter.engine._id = "fake-0"  # the same model every time, so that a job can go on
-    return CliRunner().invoke(
-        main, ["optimize", "--file", str(source), "--output", str(target), *options], obj=Parts(rewriter=rewriter)
-    )
-
-
-def refused(result: Result, code: int = 4) -> str:
-    assert result.exit_code == code, result.output
-    assert result.stdout == ""
-    assert result.stderr.startswith("bpo: ")
-    assert result.stderr.count("\n") == 1
-    return result.stderr
-
-
-def write(path: Path, data: str | bytes) -> Path:
-    path.write_bytes(data.encode() if isinstance(data, str) else data)
-    return path
-
-
-def jsonl(path: Path, rows: int) -> Path:
-    return write(path, "".join(json.dumps({"id": i, "prompt": prompt(i)}) + "\n" for i in range(rows)))
-
-
-def leftovers(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if "partial" in path.name)
-
 
 # -- formats ----------------------------------------------------------------------------------------------------------
 
@@ -113,7 +61,7 @@ def test_txt_keeps_its_lines_even_where_a_result_has_several(tmp_path: Path) -> 
     assert run(source, tmp_path / "out.txt").exit_code == 0
     assert (tmp_path / "out.txt").read_bytes() == f"{better(1)}\r\n\r\n{better(2)}\n{prompt(3)}".encode()
     row = next(iter(TextRows(source, Fields())))
-    broken = OptimizedPrompt(prompt(1), f"{prompt(1)}\n\nMore.", "augmented", "")
+    broken = Outcome(f"{prompt(1)}\n\nMore.", "augmented", "")
     assert TextRows(source, Fields()).render(row, broken) == f"{prompt(1)} More.\r\n"
 
 
@@ -141,7 +89,7 @@ def test_csv_cells_come_back_as_they_were(
     with path.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([["prompt", "other"], *rows])
     form = CsvRows(path, Fields())
-    out = form.head() + "".join(form.render(row, OptimizedPrompt(row.prompt, new, "rewritten", "why")) for row in form)
+    out = form.head() + "".join(form.render(row, Outcome(new, "rewritten", "why")) for row in form)
     read = list(csv.reader(io.StringIO(out, newline=""), strict=True))
     assert read[1:] == [[*row, new, "rewritten", "why"] for row in rows]
 
@@ -158,7 +106,7 @@ def test_json_fields_come_back_as_they_were(
     rows = [{**row, "prompt": text} for row in rows]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     form = JsonRows(path, Fields())
-    out = "".join(form.render(row, OptimizedPrompt(row.prompt, text + "!", "rewritten", "why")) for row in form)
+    out = "".join(form.render(row, Outcome(text + "!", "rewritten", "why")) for row in form)
     added = {"optimized_prompt": text + "!", "bpo_kind": "rewritten", "bpo_reason": "why"}
     out.encode("utf-8")
     assert [json.loads(line) for line in out.split("\n") if line] == [{**row, **added} for row in rows]
@@ -239,7 +187,7 @@ def test_paths_that_cannot_work_are_refused_in_one_line(tmp_path: Path) -> None:
     link = tmp_path / "link.jsonl"
     link.symlink_to(source)
     assert "is the input itself" in refused(run(source, link, "--overwrite"))
-    assert "unknown extension '.parquet'" in refused(run(source, tmp_path / "out.parquet"))
+    assert "unknown extension '.xlsx'" in refused(run(source, tmp_path / "out.xlsx"))
     assert "cannot be written as .csv" in refused(run(source, tmp_path / "out.csv"))
     assert "does not exist" in refused(run(source, tmp_path / "nowhere" / "out.jsonl"))
     write(out, "precious")
@@ -262,230 +210,3 @@ def test_a_failed_row_is_kept_counted_and_explained(tmp_path: Path) -> None:
     strict = run(tmp_path / "in.jsonl", tmp_path / "strict.jsonl", "--strict", answer=failing)
     assert "Row 1 (line 1)" in refused(strict, 1)
     assert not (tmp_path / "strict.jsonl").exists()
-
-
-# -- interruptions ----------------------------------------------------------------------------------------------------
-
-KILLED = """
-import os, signal, sys, time
-sys.path[:0] = [{root!r}, {tests!r}]
-from bpo_integrations.cli import Parts, main
-from fakes import fake_rewriter
-
-point, at = {point!r}, {at!r}
-calls = 0
-
-def die():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-def counted():
-    global calls
-    calls += 1
-    return calls == at
-
-def answer(text):
-    number = int(text.split()[4])
-    if point == "model" and counted():
-        die()
-    return "" if number % 3 == 0 else {addition!r}
-
-real = {{"fsync": os.fsync, "replace": os.replace, "write": os.write}}
-
-def fsync(fd):
-    if point in ("before fsync", "torn") and counted():
-        if point == "torn":
-            os.ftruncate(fd, os.fstat(fd).st_size - 7)
-        die()
-    real["fsync"](fd)
-    if point == "after fsync" and counted():
-        die()
-
-def replace(a, b):
-    if point == "before replace" and counted():
-        die()
-    real["replace"](a, b)
-    if point == "after replace" and counted():
-        die()
-
-os.fsync, os.replace = fsync, replace
-main(["optimize", "--file", {source!r}, "--output", {target!r}], obj=Parts(rewriter=fake_rewriter(answer)))
-"""
-
-
-def killed(point: str, at: int, source: Path, target: Path) -> str:
-    return KILLED.format(
-        root=str(ROOT),
-        tests=str(ROOT / "tests"),
-        point=point,
-        at=at,
-        addition=ADDITION,
-        source=str(source),
-        target=str(target),
-    )
-
-
-def in_a_process(source: Path, target: Path, point: str, at: int) -> subprocess.CompletedProcess[str]:
-    code = killed(point, at, source, target)
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-
-
-def sources(folder: Path) -> Iterator[Path]:
-    rows = 3 * BLOCK + 7
-    yield jsonl(folder / "in.jsonl", rows)
-    with (folder / "in.csv").open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([["note", "prompt"], *([f'a\n"b",{i}', prompt(i)] for i in range(rows))])
-    yield folder / "in.csv"
-    yield write(folder / "in.txt", "".join(prompt(i) + "\n" for i in range(rows)))
-
-
-@pytest.mark.parametrize(
-    ("kind", "point", "at"),
-    [
-        (".jsonl", "model", 1),
-        (".jsonl", "model", 2 * BLOCK + 3),
-        (".jsonl", "before fsync", 2),
-        (".jsonl", "before fsync", 7),
-        (".jsonl", "torn", 5),
-        (".jsonl", "after fsync", 3),
-        (".jsonl", "before replace", 1),
-        (".jsonl", "before replace", 4),
-        (".jsonl", "after replace", 5),
-        (".jsonl", "before replace", 7),
-        (".jsonl", "after replace", 7),
-        (".csv", "model", 1),
-        (".csv", "torn", 4),
-        (".csv", "torn", 6),
-        (".txt", "torn", 6),
-        (".txt", "after replace", 7),
-    ],
-)
-def test_after_kill_9_each_row_is_there_once_as_in_an_unbroken_run(
-    kind: str, point: str, at: int, tmp_path: Path
-) -> None:
-    source = next(path for path in sources(tmp_path) if path.suffix == kind)
-    whole, target = tmp_path / f"whole{kind}", tmp_path / f"out{kind}"
-    assert run(source, whole).exit_code == 0
-    done = in_a_process(source, target, point, at)
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    finished = run(source, target)
-    assert finished.exit_code == 0, finished.stderr
-    assert target.read_bytes() == whole.read_bytes()
-    assert leftovers(tmp_path) == []
-    assert f"{3 * BLOCK + 7} rows:" in finished.stderr
-
-
-def test_killed_again_and_again_it_still_gets_there(tmp_path: Path) -> None:
-    source, target = jsonl(tmp_path / "in.jsonl", 4 * BLOCK), tmp_path / "out.jsonl"
-    assert run(source, tmp_path / "whole.jsonl").exit_code == 0
-    kills = 0
-    while not target.exists():
-        kills += in_a_process(source, target, "model", BLOCK + 1).returncode == -signal.SIGKILL
-        assert kills < 10
-    assert kills == 3
-    assert target.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
-
-
-def interrupted(source: Path, target: Path, after: int = BLOCK) -> Result:
-    """Run until the model is asked for row `after`, and be interrupted by a strict failure."""
-
-    def stops(text: str) -> str:
-        if int(text.split()[4]) == after:
-            raise EngineError("Enough.")
-        return answer(text)
-
-    return run(source, target, "--strict", answer=stops)
-
-
-def test_a_partial_output_of_another_input_is_refused_until_overwrite(tmp_path: Path) -> None:
-    source, target = jsonl(tmp_path / "in.jsonl", 2 * BLOCK), tmp_path / "out.jsonl"
-    assert "Row 33 (line 33)" in refused(interrupted(source, target), 1)
-    assert leftovers(tmp_path) == ["out.jsonl.partial", "out.jsonl.partial.json"]
-    other = jsonl(tmp_path / "other.jsonl", 3)
-    assert "another input" in refused(run(other, target))
-    assert run(other, target, "--overwrite").exit_code == 0
-    assert len(target.read_text().splitlines()) == 3
-    assert leftovers(tmp_path) == []
-
-
-def test_a_partial_output_made_with_other_options_is_refused(tmp_path: Path) -> None:
-    source, target = jsonl(tmp_path / "in.jsonl", 2 * BLOCK), tmp_path / "out.jsonl"
-    refused(interrupted(source, target), 1)
-    assert "made with other options" in refused(run(source, target, "--decoding", "stable"))
-    assert run(source, target, "--timeout", "99").exit_code == 0
-
-
-def test_a_partial_output_without_its_record_is_refused(tmp_path: Path) -> None:
-    source, target = jsonl(tmp_path / "in.jsonl", 2), tmp_path / "out.jsonl"
-    write(tmp_path / "out.jsonl.partial", "somebody's")
-    assert "which says how far it got" in refused(run(source, target))
-    assert (tmp_path / "out.jsonl.partial").read_text() == "somebody's"
-
-
-def test_two_jobs_on_one_output_do_not_mix(tmp_path: Path) -> None:
-    source, target = jsonl(tmp_path / "in.jsonl", 2), tmp_path / "out.jsonl"
-    with Journal(target, {"input": "x"}, 2):
-        assert "Another process is writing" in refused(run(source, target, "--overwrite"))
-
-
-def test_an_input_that_changes_meanwhile_is_noticed(tmp_path: Path) -> None:
-    source = jsonl(tmp_path / "in.jsonl", 2)
-
-    def meddling(text: str) -> str:
-        jsonl(source, 3)
-        return answer(text)
-
-    assert "was changed while it was read" in refused(run(source, tmp_path / "out.jsonl", answer=meddling))
-    assert not (tmp_path / "out.jsonl").exists()
-
-
-def test_a_disk_that_fills_up_is_one_line_and_the_job_goes_on_afterwards(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source, target = jsonl(tmp_path / "in.jsonl", 2 * BLOCK), tmp_path / "out.jsonl"
-    room = [9000]
-    real = os.write
-
-    def full(fd: int, data: bytes) -> int:
-        taken = min(room[0], len(data))
-        if not taken:
-            raise OSError(28, os.strerror(28))
-        room[0] -= taken
-        return real(fd, data[:taken])
-
-    monkeypatch.setattr("bpo_integrations.cli.journal.os.write", full)
-    said = refused(run(source, target))
-    assert "No space left on device" in said
-    assert "32 rows are safe" in said
-    monkeypatch.undo()
-    assert run(source, target).exit_code == 0
-    assert [json.loads(line)["id"] for line in target.read_text().splitlines()] == list(range(2 * BLOCK))
-
-
-def in_a_process_where(happens: str, source: Path, target: Path) -> subprocess.CompletedProcess[str]:
-    """Run with `happens` in place of the kill, when the first row of the second block reaches the model."""
-    code = killed("model", BLOCK + 1, source, target).replace("os.kill(os.getpid(), signal.SIGKILL)", happens)
-    # A shell's background job hands on an ignored SIGINT, and the tests may run in one.
-    code = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n{code}"
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-
-
-def test_a_real_limit_on_file_sizes_is_one_line(tmp_path: Path) -> None:
-    pytest.importorskip("resource")
-    source, target = jsonl(tmp_path / "in.jsonl", 4 * BLOCK), tmp_path / "out.jsonl"
-    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, 12_000))"
-    done = in_a_process_where(limit, source, target)
-    assert done.returncode == 4
-    assert done.stderr.count("\n") == 1
-    assert f"{BLOCK} rows are safe" in done.stderr
-    assert run(source, target).exit_code == 0
-    assert [json.loads(line)["id"] for line in target.read_text().splitlines()] == list(range(4 * BLOCK))
-
-
-def test_ctrl_c_says_how_to_go_on_and_ends_with_130(tmp_path: Path) -> None:
-    source, target = jsonl(tmp_path / "in.jsonl", 2 * BLOCK), tmp_path / "out.jsonl"
-    done = in_a_process_where("os.kill(os.getpid(), signal.SIGINT); time.sleep(9)", source, target)
-    assert done.returncode == 130
-    assert "Traceback" not in done.stderr
-    assert f"{BLOCK} rows are safe" in done.stderr
-    assert run(source, target).exit_code == 0
-    assert len(target.read_text().splitlines()) == 2 * BLOCK

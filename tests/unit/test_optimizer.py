@@ -28,6 +28,10 @@ ADDITION = "Explain the main steps in order, and why boosters are needed."
 REWRITE = "How do vaccines train the immune system over time? Explain the steps in order, with an example of each."
 
 
+def go_on(prompt: str, context: PolicyContext) -> None:
+    """Leave nothing alone."""
+
+
 def test_augment_keeps_the_prompt_byte_for_byte_and_appends() -> None:
     result = PromptOptimizer(fake_rewriter(lambda _: ADDITION)).optimize(QUESTION)
     assert result.text == f"{QUESTION} {ADDITION}"
@@ -336,14 +340,14 @@ def test_the_turns_before_go_to_a_rewriter_that_uses_them_and_only_to_it() -> No
         fake_rewriter(lambda _: ADDITION, history="Before:\n{history}\n"),
     )
     for rewriter in (plain, knowing):
-        assert PromptOptimizer(rewriter).optimize(QUESTION, history).changed
+        assert PromptOptimizer(rewriter, policy=go_on).optimize(QUESTION, history).changed
     assert plain.engine.calls == [[QUESTION]]  # type: ignore[attr-defined]
     assert knowing.engine.calls == [[f"Before:\n{history[0]}\n\n{history[1]}\n{QUESTION}"]]  # type: ignore[attr-defined]
 
 
 def test_the_same_turn_after_another_history_is_generated_anew() -> None:
     knowing = fake_rewriter(lambda _: ADDITION, history="{history}\n")
-    optimizer = PromptOptimizer(knowing)
+    optimizer = PromptOptimizer(knowing, policy=go_on)
     for history in (["Who was Ada Lovelace?"], ["Who was Alan Turing?"], ["Who was Ada Lovelace?"]):
         optimizer.optimize(QUESTION, history)
     assert len(knowing.engine.calls) == 2  # type: ignore[attr-defined]
@@ -351,7 +355,7 @@ def test_the_same_turn_after_another_history_is_generated_anew() -> None:
 
 def test_the_model_sees_the_latest_turns_of_a_history_that_is_too_long() -> None:
     knowing = fake_rewriter(lambda _: ADDITION, history="{history}\n", max_prompt_tokens=100)
-    PromptOptimizer(knowing).optimize(QUESTION, [f"turn {n} " + "x" * 100 for n in range(50)])
+    PromptOptimizer(knowing, policy=go_on).optimize(QUESTION, [f"turn {n} " + "x" * 100 for n in range(50)])
     (text,) = knowing.engine.calls[0]  # type: ignore[attr-defined]
     assert "turn 49 " in text
     assert "turn 0 " not in text

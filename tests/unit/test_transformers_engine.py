@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from toy_model import CONTROL, write_adapter, write_gguf
@@ -31,7 +33,14 @@ from bpo_integrations.templates import AUGMENT_FORMAT
 pytest.importorskip("torch")
 pytest.importorskip("peft")
 
-from bpo_integrations.engines.transformers import TransformersEngine, load_transformers
+from bpo_integrations.engines.causal_lm import load_causal_lm
+from bpo_integrations.engines.transformers import (
+    TransformersEngine,
+    _bytes_per_token,
+    best_device,
+    best_dtype,
+    load_transformers,
+)
 
 GREEDY = Decoding()
 SAMPLED = Decoding(temperature=1.0, top_p=0.95, n=3, seed=1)
@@ -186,9 +195,149 @@ def test_a_wrong_configuration_raises_at_construction(
         load_transformers("THUDM/BPO")
     with pytest.raises(ModelFormatError, match=r"bpo\.json"):
         load_transformers(str(tmp_path))
+    toy = str(folder / "toy.gguf")
     with pytest.raises(ConfigurationError, match="dtype"):
-        load_transformers(str(folder / "adapter"), base=str(folder / "toy.gguf"), dtype="int4")
+        load_transformers(str(folder / "adapter"), base=toy, dtype="int4")
+    with pytest.raises(ConfigurationError, match="prompt_lookup"):
+        TransformersEngine(toy, prompt_lookup=-1)
+    with pytest.raises(ConfigurationError, match="needs a CUDA device"):
+        TransformersEngine(toy, device="cpu", quantize="4bit")
+    with pytest.raises(ConfigurationError, match="Unknown quantize"):
+        TransformersEngine(toy, device="cuda", quantize="2bit")  # type: ignore[arg-type]
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"bpo-integrations\[hf\]"):
         load_transformers(str(folder / "adapter"))
     assert "torch" in sys.modules  # the check above did not depend on what is loaded already
+
+
+def test_bitsandbytes_is_asked_for_where_weights_are_to_be_quantized(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "bitsandbytes" else find(name))
+    with pytest.raises(MissingExtraError, match=r"bpo-integrations\[quantize\]"):
+        TransformersEngine(str(folder / "toy.gguf"), device="cuda:0", quantize="8bit")
+
+
+def test_a_gguf_base_is_not_quantized_again(folder: Path) -> None:
+    with pytest.raises(ConfigurationError, match="cannot be quantized again"):
+        load_causal_lm(str(folder / "toy.gguf"), quantize="4bit")
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "bfloat16", "expected"),
+    [
+        (True, False, True, ("cuda", "bfloat16")),
+        (True, False, False, ("cuda", "float16")),
+        (False, True, False, ("mps", "float16")),
+        (False, False, False, ("cpu", "float32")),
+    ],
+)
+def test_the_device_and_type_are_the_best_there_are(
+    cuda: bool, mps: bool, bfloat16: bool, expected: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: cuda)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda **options: bfloat16)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: mps)
+    device = best_device()
+    assert (device, best_dtype(device)) == expected
+
+
+def test_engines_share_weights_however_the_device_was_chosen(folder: Path) -> None:
+    named = TransformersEngine(str(folder / "toy.gguf"), device="cpu", dtype="float32")
+    unnamed = TransformersEngine(str(folder / "toy.gguf"))
+    assert unnamed.traits.forks == "refused"  # it is not known yet where it will run
+    assert named._loaded() is unnamed._loaded()
+    assert unnamed.traits.forks == named.traits.forks == "works"
+
+
+def test_a_gpu_is_refused_after_a_fork(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bpo_integrations.engines.transformers._MODELS.forked", True)
+    with pytest.raises(EngineClosedError, match=r"does not survive a fork.*spawn"):
+        TransformersEngine(str(folder / "toy.gguf"), device="cuda", dtype="float16").generate(REQUESTS, GREEDY)
+
+
+def test_a_device_that_is_not_there_is_an_engine_error(folder: Path) -> None:
+    with pytest.raises(EngineError, match=r"cannot be loaded on cuda:99.*choose another device"):
+        TransformersEngine(str(folder / "toy.gguf"), device="cuda:99", dtype="float16").generate(REQUESTS, GREEDY)
+
+
+def test_each_row_keeps_its_own_bounds_in_one_call(engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = engine._loaded().model
+    calls, generate = [], model.generate
+
+    def spy(*args: Any, **options: Any) -> Any:
+        calls.append(args[0].shape[0])
+        return generate(*args, **options)
+
+    monkeypatch.setattr(model, "generate", spy)
+    requests = [ask("a" * (number + 1), longest=6 + number, shortest=3 + number) for number in range(6)]
+    rows = engine.generate(requests, GREEDY)
+    assert calls == [6]
+    for request, row in zip(requests, rows, strict=True):
+        assert request.min_new_tokens <= row[0].tokens <= request.max_new_tokens
+    alone = [engine.generate([request], GREEDY)[0] for request in requests]
+    assert rows == alone
+
+
+def test_the_log_probability_is_the_models_own_mean_over_the_tokens(engine: TransformersEngine) -> None:
+    import torch
+
+    model = engine._loaded()
+    requests = [ask("hello", longest=4), ask("why is the sky blue?", longest=14)]
+    hot = Decoding(temperature=1.5, top_p=0.9, n=4, seed=5)
+    suppressed = sorted(model.control.keys() - set(model.ends))
+    compared = 0
+    for request, row in zip(requests, engine.generate(requests, hot), strict=True):
+        prompt = model.render(request.messages)
+        for candidate in row:
+            made = model.encode(candidate.text)
+            if len(made) != candidate.tokens or not made or "\ufffd" in candidate.text:
+                continue  # its bytes are no text, so its tokens cannot be told from it
+            with torch.inference_mode():
+                logits = model.model(torch.tensor([[*prompt, *made]])).logits[0, len(prompt) - 1 : -1].clone()
+            logits[:, suppressed] = -torch.inf
+            chances = logits.log_softmax(-1)[range(len(made)), made]
+            assert candidate.logprob == pytest.approx(chances.mean().item(), abs=1e-3)
+            compared += 1
+    assert compared >= 2
+    assert engine.generate(requests, GREEDY)[0][0].logprob is None
+
+
+@pytest.mark.parametrize("penalty", [None, 1.3])
+def test_prompt_lookup_gives_the_plain_text(folder: Path, penalty: float | None) -> None:
+    spec, adapter = str(folder / "toy.gguf"), folder / "adapter"
+    plain, drafting = (TransformersEngine(spec, adapter=adapter, prompt_lookup=tokens) for tokens in (0, 5))
+    model = plain._loaded().model
+    decoding = replace(GREEDY, repetition_penalty=penalty, banned=("q",))
+    steps: list[int] = []
+    hook = model.register_forward_pre_hook(lambda *_: steps.append(1))
+    for text in ("a b a b a b a b", "the same, the same, the same", "ab" * 30, "", "x" * 90):
+        request = ask(text, longest=60, shortest=40)
+        expected = plain.generate([request], decoding)
+        taken = len(steps)
+        assert drafting.generate([request], decoding) == expected
+        assert len(steps) - taken <= taken
+        steps.clear()
+    hook.remove()
+
+
+@pytest.mark.model
+def test_prompt_lookup_gives_the_plain_text_of_the_real_rewriter(root: Path) -> None:
+    adapter = root / "bpo_integrations" / "models" / "rewrite"
+    if not (adapter / "adapter_model.safetensors").is_file():
+        pytest.skip(f"there is no adapter in {adapter}")
+    record = Record.read(adapter)
+    plain, drafting = (
+        TransformersEngine("embedded", adapter=adapter, device="cpu", prompt_lookup=tokens) for tokens in (0, 10)
+    )
+    for prompt in ("How can I improve my time management skills?", "Tell me about Harry Potter and his friends."):
+        request = Request(tuple(record.format.messages(prompt)), max_new_tokens=16)
+        assert drafting.generate([request], GREEDY) == plain.generate([request], GREEDY)
+
+
+def test_a_large_gpu_decodes_more_at_once(engine: TransformersEngine) -> None:
+    model = engine._loaded().model
+    assert _bytes_per_token(model) == 2 * 2 * 2 * 8 * 4  # keys and values, layers, heads, size of a head, float32
+    assert engine.batch_rows == 16
+    assert TransformersEngine("embedded", device="cuda:1", dtype="float16").batch_rows == 256

@@ -148,6 +148,9 @@ class PromptOptimizer:
 
     def _load_softener(self, model: object, options: dict[str, Any]) -> Rewriter:
         """Return the rewriter that softens: this one in rewrite mode, else the embedded model's rewriting half."""
+        if self.rewriter.parse is not None:
+            msg = "unsafe='soften' needs a rewriter that was trained to make requests harmless; a general LLM was not."
+            raise ConfigurationError(msg, hint="Use unsafe='keep', or model='embedded'.")
         if self.mode == "rewrite":
             return self.rewriter
         if isinstance(model, str) and model == "embedded":

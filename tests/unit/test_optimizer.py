@@ -22,6 +22,7 @@ from bpo_integrations.errors import (
 )
 from bpo_integrations.optimizer import PromptOptimizer
 from bpo_integrations.policy import PolicyContext
+from bpo_integrations.rewriter import Rewriter
 
 QUESTION = "How do vaccines train the immune system over time?"
 ADDITION = "Explain the main steps in order, and why boosters are needed."
@@ -400,3 +401,9 @@ def test_every_error_of_ours_is_a_bpo_error() -> None:
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
     assert len(kinds) > 5
     assert all(issubclass(kind, BPOError) for kind in kinds)
+
+
+def test_softening_is_refused_to_a_general_llm() -> None:
+    rewriter = fake_rewriter(lambda _: REWRITE, mode="rewrite")
+    with pytest.raises(ConfigurationError, match="soften"):
+        PromptOptimizer(Rewriter(rewriter.engine, rewriter.record, parse=str.strip), unsafe="soften")

@@ -257,15 +257,16 @@ def leans_on_history(turn: str, history: Sequence[str]) -> bool:
             of the answers' words it holds does not.
 
     Returns:
-        False without a history, and for small talk. For a turn that is not English: whether it is short.
+        False without a history or after greetings alone, and for small talk. For a turn that is not English: whether it
+        is short.
 
     Example:
         >>> leans_on_history("and in Germany?", ["How high is the VAT in France?", "20%."])
         True
-        >>> leans_on_history("How do I sort a list of dictionaries in Python?", ["Hi", "Hello!"])
+        >>> leans_on_history("How do I sort a list of dictionaries in Python?", ["How high is the VAT?", "20%."])
         False
     """
-    if not history or is_small_talk(turn):
+    if is_small_talk(turn) or all(is_small_talk(text) for text in history):
         return False
     if not is_english(turn):
         return _foreign_words(turn[:READ]) <= SHORT_FOREIGN

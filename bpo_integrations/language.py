@@ -168,6 +168,11 @@ def _mostly_ascii(text: str) -> bool:
     return sum(char.isascii() for char in letters) * 4 >= len(letters) * 3
 
 
+def is_loaded() -> bool:
+    """Whether the identifier is there, so that no call has to wait for it."""
+    return _identifier is not None
+
+
 def _load() -> LanguageIdentifier:
     """Load the identifier once a process (half a second), restricted to living languages with an ISO 639-1 code."""
     global _identifier

@@ -15,6 +15,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from bpo_integrations import language
 from bpo_integrations.asking import Ask, Outcome, Terms, aask_all, ask_all
 from bpo_integrations.cache import CandidateCache, Candidates
 from bpo_integrations.decoding import GREEDY, STABLE, Decoding, named_decoding
@@ -40,7 +41,8 @@ MAX_PASSES = 5
 
 INLINE_CHARACTERS = 2000
 """Prompts that are together longer than this are judged in a worker thread when the caller is async: policy and guards
-take some milliseconds a thousand words, and an event loop must not stand still for them."""
+take some milliseconds a thousand words, and half a second until the language identifier is loaded, and an event loop
+must not stand still for them."""
 
 _Pipeline = Generator[list[Ask], list[Outcome], list[OptimizedPrompt | OptimizationError]]
 
@@ -208,7 +210,7 @@ class PromptOptimizer:
     ) -> list[OptimizedPrompt | OptimizationError]:
         """As `try_batch`, without blocking the event loop."""
         run = self._run(prompts, histories)
-        in_thread = sum(len(str(prompt)) for prompt in prompts) > INLINE_CHARACTERS
+        in_thread = not language.is_loaded() or sum(len(str(prompt)) for prompt in prompts) > INLINE_CHARACTERS
         step = await asyncio.to_thread(_advance, run, None) if in_thread else _advance(run, None)
         while isinstance(step, _Asking):
             outcomes = await aask_all(step.asks, self._terms())

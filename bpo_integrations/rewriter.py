@@ -300,6 +300,9 @@ def load_rewriter(spec: str | Rewriter | object = "embedded", *, mode: Mode | No
         ModelNotFoundError: The weights are not on this machine.
         MissingExtraError: A package that the engine needs is not installed.
     """
+    if isinstance(spec, Rewriter) and options:
+        msg = f"A ready rewriter takes no options, but got {', '.join(options)}."
+        raise ConfigurationError(msg, hint="Give them to load_rewriter(spec, ...) when the rewriter is made.")
     rewriter = spec if isinstance(spec, Rewriter) else _load(spec, mode, options)
     if mode is not None and rewriter.mode != mode:
         msg = f"The rewriter {rewriter.record.name} has the mode {rewriter.mode!r}, not {mode!r}."

@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any
 
 import pytest
+from fakes import fake_rewriter
 
 pytest.importorskip("llama_index.core", reason="the llama-index extra is not installed")
 
@@ -23,6 +24,10 @@ from llama_index.core.llms.mock import MockFunctionCallingLLM
 from llama_index.core.schema import TextNode
 from pydantic import PrivateAttr
 
+from bpo_integrations.errors import EngineError
+from bpo_integrations.optimizer import PromptOptimizer
+from bpo_integrations.rewriter import Rewriter
+
 QUESTION = "Tell me about the lending of books"
 ADDED = "Cover the terms and the fees."
 BETTER = f"{QUESTION}. {ADDED}"
@@ -33,6 +38,27 @@ TEXTS = {
     "garden": "Tomatoes want sun, a deep pot and much water.",
     "bread": "Sourdough rises for twelve hours before it is baked.",
 }
+
+
+def adding(text: str = ADDED, **options: Any) -> Rewriter:
+    """Return a rewriter that adds `text` to every prompt."""
+    return fake_rewriter(lambda prompt: text, **options)
+
+
+def failing(prompt: str) -> str:
+    """Fail, as the answer of a fake engine."""
+    msg = "The engine is on fire."
+    raise EngineError(msg)
+
+
+def always(rewriter: Rewriter) -> PromptOptimizer:
+    """Return an optimizer that leaves nothing alone."""
+    return PromptOptimizer(rewriter, policy=lambda prompt, context: None)
+
+
+def asked(rewriter: Rewriter) -> list[str]:
+    """Return the prompts that the fake engine was asked for."""
+    return [prompt for call in rewriter.engine.calls for prompt in call]
 
 
 class MiniLM(BaseEmbedding):

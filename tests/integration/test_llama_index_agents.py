@@ -6,32 +6,21 @@ import asyncio
 from typing import Any
 
 import pytest
+
+pytest.importorskip("llama_index.core", reason="the llama-index extra is not installed")
+
 from fakes import fake_rewriter
 from llama_index.core.agent.workflow import AgentWorkflow, CodeActAgent, FunctionAgent
 from llama_index.core.base.llms.types import ChatMessage, ImageBlock, TextBlock
 from llama_index.core.memory import ChatMemoryBuffer, Memory
 from llama_index.core.workflow import Context, JsonSerializer
-from llama_parts import ADDED, BETTER, QUESTION, Script
+from llama_parts import ADDED, BETTER, QUESTION, Script, adding, always, asked, failing
 from pydantic import BaseModel
 
-from bpo_integrations.errors import ConfigurationError, EngineError
+from bpo_integrations.errors import ConfigurationError
 from bpo_integrations.llama_index import BPOAgentMixin, BPOFunctionAgent, BPOReActAgent
 from bpo_integrations.llama_index.agent import STORE_KEY
 from bpo_integrations.optimizer import PromptOptimizer
-from bpo_integrations.rewriter import Rewriter
-
-
-def adding(text: str = ADDED, **options: Any) -> Rewriter:
-    return fake_rewriter(lambda prompt: text, **options)
-
-
-def always(rewriter: Rewriter) -> PromptOptimizer:
-    """Return an optimizer that leaves nothing alone."""
-    return PromptOptimizer(rewriter, policy=lambda prompt, context: None)
-
-
-def asked(rewriter: Rewriter) -> list[str]:
-    return [prompt for call in rewriter.engine.calls for prompt in call]
 
 
 def look_up(topic: str = "books") -> str:
@@ -188,10 +177,6 @@ async def test_a_command_for_a_tool_is_left_alone() -> None:
 
 
 async def test_a_failure_lets_the_users_words_go_on() -> None:
-    def failing(prompt: str) -> str:
-        msg = "The engine is on fire."
-        raise EngineError(msg)
-
     script = Script(("look_up", {}), "Fine.")
     output = await BPOFunctionAgent(model=fake_rewriter(failing), llm=script.llm, tools=[look_up]).run(QUESTION)
     assert str(output) == "Fine."

@@ -6,6 +6,9 @@ import asyncio
 from typing import Any
 
 import pytest
+
+pytest.importorskip("llama_index.core", reason="the llama-index extra is not installed")
+
 from fakes import fake_rewriter
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, LLMMetadata
 from llama_index.core.callbacks import CallbackManager
@@ -20,26 +23,25 @@ from llama_index.core.llms import MockLLM
 from llama_index.core.memory import ChatMemoryBuffer, Memory
 from llama_index.core.prompts import ChatPromptTemplate, PromptTemplate
 from llama_index.core.tools import FunctionTool
-from llama_parts import ADDED, BETTER, QUESTION, RecordingLLM, Script, library, listening
+from llama_parts import (
+    ADDED,
+    BETTER,
+    QUESTION,
+    RecordingLLM,
+    Script,
+    adding,
+    always,
+    asked,
+    failing,
+    library,
+    listening,
+)
 from pydantic import BaseModel
 
-from bpo_integrations.errors import ConfigurationError, EngineError
+from bpo_integrations.errors import ConfigurationError
 from bpo_integrations.llama_index import BPOLLM, BPOChatEngine, BPOQueryEngine, BPOQueryTransform
 from bpo_integrations.optimizer import PromptOptimizer
 from bpo_integrations.rewriter import Rewriter
-
-
-def adding(text: str = ADDED, **options: Any) -> Rewriter:
-    return fake_rewriter(lambda prompt: text, **options)
-
-
-def asked(rewriter: Rewriter) -> list[str]:
-    return [prompt for call in rewriter.engine.calls for prompt in call]
-
-
-def always(rewriter: Rewriter) -> PromptOptimizer:
-    """Return an optimizer that leaves nothing alone."""
-    return PromptOptimizer(rewriter, policy=lambda prompt, context: None)
 
 
 def user(text: str) -> ChatMessage:
@@ -171,10 +173,6 @@ def test_a_history_that_is_passed_in_replaces_the_memory_and_reaches_the_policy(
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_a_failure_lets_the_users_words_go_on(way: str) -> None:
-    def failing(prompt: str) -> str:
-        msg = "The engine is on fire."
-        raise EngineError(msg)
-
     script = Script("Fine.")
     chat = BPOChatEngine(SimpleChatEngine.from_defaults(llm=script.llm), fake_rewriter(failing))
     assert await chatted(chat, way, QUESTION) == "Fine."

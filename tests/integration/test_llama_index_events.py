@@ -8,12 +8,15 @@ import textwrap
 from typing import Any
 
 import pytest
+
+pytest.importorskip("llama_index.core", reason="the llama-index extra is not installed")
+
 from fakes import fake_rewriter
 from llama_index.core.instrumentation.events.query import QueryEndEvent, QueryStartEvent
 from llama_index.core.llms import MockLLM
-from llama_parts import ADDED, BETTER, QUESTION, Script, library, listening
+from llama_parts import ADDED, BETTER, QUESTION, Script, failing, library, listening
 
-from bpo_integrations.errors import EngineError, OptimizationError
+from bpo_integrations.errors import OptimizationError
 from bpo_integrations.llama_index import (
     BPOFunctionAgent,
     BPOQueryEngine,
@@ -67,10 +70,6 @@ def test_what_would_have_gone_on_in_shadow_mode_is_told() -> None:
 
 
 async def test_a_failure_is_told_and_one_that_is_raised_drops_its_span() -> None:
-    def failing(prompt: str) -> str:
-        msg = "The engine is on fire."
-        raise EngineError(msg)
-
     with listening() as (events, _):
         BPOQueryTransform(fake_rewriter(failing)).run(QUESTION)
     assert events[-1].kind == "kept"

@@ -8,6 +8,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+
+pytest.importorskip("llama_index.core", reason="the llama-index extra is not installed")
+
 from fakes import fake_rewriter
 from llama_index.core.chat_engine import SimpleChatEngine
 from llama_index.core.llms import MockLLM

@@ -6,6 +6,9 @@ import asyncio
 from typing import Any
 
 import pytest
+
+pytest.importorskip("llama_index.core", reason="the llama-index extra is not installed")
+
 from fakes import fake_rewriter
 from llama_index.core import SummaryIndex
 from llama_index.core.base.base_retriever import BaseRetriever
@@ -20,27 +23,13 @@ from llama_index.core.retrievers import TransformRetriever
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 from llama_index.core.selectors import EmbeddingSingleSelector
 from llama_index.core.tools import QueryEngineTool
-from llama_parts import ADDED, BETTER, QUESTION, TEXTS, MiniLM, RecordingLLM, Script, library
+from llama_parts import ADDED, BETTER, QUESTION, TEXTS, MiniLM, RecordingLLM, Script, adding, asked, failing, library
 
 from bpo_integrations.decoding import STABLE
-from bpo_integrations.errors import ConfigurationError, EngineError, OptimizationError
+from bpo_integrations.errors import ConfigurationError, OptimizationError
 from bpo_integrations.llama_index import BPOQueryEngine, BPOQueryTransform, BPOTransformRetriever
 from bpo_integrations.optimizer import PromptOptimizer
 from bpo_integrations.rewriter import Rewriter
-
-
-def adding(text: str = ADDED, **options: Any) -> Rewriter:
-    return fake_rewriter(lambda prompt: text, **options)
-
-
-def failing(prompt: str) -> str:
-    msg = "The engine is on fire."
-    raise EngineError(msg)
-
-
-def asked(rewriter: Rewriter) -> list[str]:
-    return [prompt for call in rewriter.engine.calls for prompt in call]
-
 
 # -- the transform ---------------------------------------------------------------------------------------------------
 

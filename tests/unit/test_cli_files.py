@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,10 +18,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bpo_integrations.cli import Parts, main
+from bpo_integrations.cli.bar import details
 from bpo_integrations.cli.formats import CsvRows, JsonRows, TextRows
-from bpo_integrations.cli.jobs import BLOCK
+from bpo_integrations.cli.jobs import BLOCK, Tally
 from bpo_integrations.cli.rows import Fields, Outcome
 from bpo_integrations.errors import EngineError
+
+ROOT = Path(__file__).resolve().parents[2]
 
 # -- formats ----------------------------------------------------------------------------------------------------------
 
@@ -210,3 +216,44 @@ def test_a_failed_row_is_kept_counted_and_explained(tmp_path: Path) -> None:
     strict = run(tmp_path / "in.jsonl", tmp_path / "strict.jsonl", "--strict", answer=failing)
     assert "Row 1 (line 1)" in refused(strict, 1)
     assert not (tmp_path / "strict.jsonl").exists()
+
+
+def test_blocks_have_the_size_that_is_asked_for(tmp_path: Path) -> None:
+    rewriter = fake_rewriter(answer)
+    args = ["optimize", "--file", str(jsonl(tmp_path / "in.jsonl", 12)), "--output", str(tmp_path / "out.jsonl")]
+    assert CliRunner().invoke(main, [*args, "--block", "5"], obj=Parts(rewriter=rewriter)).exit_code == 0
+    engine = rewriter.engine
+    assert isinstance(engine, FakeEngine)
+    assert [len(call) for call in engine.calls] == [5, 5, 2]
+
+
+def test_the_bar_counts_only_the_rows_of_this_run_for_its_rate() -> None:
+    tally = Tally(total=100)
+    tally.add([Outcome("x", "kept", "")] * 20, resumed=True)
+    assert details(tally, 10.0) == "0.0 rows/s; 20 kept"
+    tally.add([Outcome("x", "augmented", "")] * 39)
+    tally.add([Outcome("x", "kept", "failed: EngineError: no")])
+    assert details(tally, 20.0) == "2.0 rows/s, 0:00:20 left; 39 augmented, 20 kept, 1 failed"
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="there are no terminals here")
+def test_a_terminal_sees_a_bar_and_the_output_holds_none_of_it(tmp_path: Path) -> None:
+    script = (
+        "import sys; sys.path[:0] = [{!r}, {!r}]\n"
+        "from pathlib import Path\nfrom bpo_integrations.cli import main\nfrom file_jobs import parts\n"
+        "main(sys.argv[1:], obj=parts())"
+    ).format(str(ROOT), str(ROOT / "tests"))
+    source, target = jsonl(tmp_path / "in.jsonl", 2 * BLOCK), tmp_path / "out.jsonl"
+    args = ["optimize", "--file", str(source), "--output", str(target)]
+    read, terminal = os.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "160"}
+    done = subprocess.run(
+        [sys.executable, "-c", script, *args], stdout=subprocess.PIPE, stderr=terminal, env=environment, check=False
+    )
+    os.close(terminal)
+    shown = os.read(read, 1 << 20).decode()
+    os.close(read)
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert f"{2 * BLOCK}/{2 * BLOCK}" in shown
+    assert "rows/s" in shown
+    assert len(target.read_text().splitlines()) == 2 * BLOCK

@@ -128,3 +128,8 @@ def test_a_leaning_turn_goes_to_a_rewriter_that_uses_its_history(turn: str) -> N
 
 def test_a_bare_turn_without_a_history_is_left_alone_whatever_the_rewriter() -> None:
     assert default_policy("why?", PolicyContext(mode="rewrite", uses_history=True)) == "needs the conversation"
+
+
+def test_a_request_after_greetings_has_nothing_to_lean_on() -> None:
+    assert not leans_on_history("Tell me about Harry Potter", ["Hi", "Hello!"])
+    assert leans_on_history("Tell me more about it", ["Hi", "Hello!", "Who wrote Harry Potter?", "J. K. Rowling."])

@@ -20,6 +20,7 @@ from bpo_integrations.errors import (
     InputError,
     OptimizationError,
 )
+from bpo_integrations.language import is_english
 from bpo_integrations.optimizer import PromptOptimizer
 from bpo_integrations.policy import PolicyContext
 from bpo_integrations.rewriter import Rewriter
@@ -328,6 +329,7 @@ async def test_a_long_prompt_is_judged_beside_the_event_loop() -> None:
         seen.append(threading.get_ident())
         return None
 
+    is_english("Bonjour tout le monde")  # loads the language identifier
     optimizer = PromptOptimizer(fake_rewriter(lambda _: ADDITION), policy=policy)
     assert (await optimizer.aoptimize(QUESTION)).changed
     await optimizer.aoptimize("Why is that so? " * 400)
@@ -407,3 +409,8 @@ def test_softening_is_refused_to_a_general_llm() -> None:
     rewriter = fake_rewriter(lambda _: REWRITE, mode="rewrite")
     with pytest.raises(ConfigurationError, match="soften"):
         PromptOptimizer(Rewriter(rewriter.engine, rewriter.record, parse=str.strip), unsafe="soften")
+
+
+def test_options_beside_a_ready_rewriter_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="no_such_option"):
+        PromptOptimizer(fake_rewriter(), no_such_option=1)

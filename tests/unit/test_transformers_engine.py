@@ -280,28 +280,35 @@ def test_each_row_keeps_its_own_bounds_in_one_call(engine: TransformersEngine, m
     assert rows == alone
 
 
-def test_the_log_probability_is_the_models_own_mean_over_the_tokens(engine: TransformersEngine) -> None:
+def test_the_log_probability_is_the_models_own_mean_over_the_tokens(
+    engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
 
     model = engine._loaded()
-    requests = [ask("hello", longest=4), ask("why is the sky blue?", longest=14)]
-    hot = Decoding(temperature=1.5, top_p=0.9, n=4, seed=5)
+    request = ask("hello", longest=14)
+    prompt = model.render(request.messages)
+    made: list[list[int]] = []
+    generate = model.model.generate
+
+    def spy(*args: Any, **options: Any) -> Any:
+        output = generate(*args, **options)
+        made.extend(output[:, len(prompt) :].tolist())
+        return output
+
+    monkeypatch.setattr(model.model, "generate", spy)
+    row = engine.generate([request], Decoding(temperature=1.5, top_p=0.9, n=4, seed=5))[0]
     suppressed = sorted(model.control.keys() - set(model.ends))
-    compared = 0
-    for request, row in zip(requests, engine.generate(requests, hot), strict=True):
-        prompt = model.render(request.messages)
-        for candidate in row:
-            made = model.encode(candidate.text)
-            if len(made) != candidate.tokens or not made or "\ufffd" in candidate.text:
-                continue  # its bytes are no text, so its tokens cannot be told from it
-            with torch.inference_mode():
-                logits = model.model(torch.tensor([[*prompt, *made]])).logits[0, len(prompt) - 1 : -1].clone()
-            logits[:, suppressed] = -torch.inf
-            chances = logits.log_softmax(-1)[range(len(made)), made]
-            assert candidate.logprob == pytest.approx(chances.mean().item(), abs=1e-3)
-            compared += 1
-    assert compared >= 2
-    assert engine.generate(requests, GREEDY)[0][0].logprob is None
+    for candidate, ids in zip(row, made, strict=True):
+        ids = ids[: max(candidate.tokens, 1)]
+        with torch.inference_mode():
+            logits = model.model(torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1]
+        logits = logits.clone()  # outside of inference mode, so that it can be changed
+        logits[:, suppressed] = -torch.inf
+        chances = logits.log_softmax(-1)[range(len(ids)), ids]
+        assert candidate.logprob == pytest.approx(chances.mean().item(), abs=1e-3)
+    assert len({candidate.logprob for candidate in row}) == 4
+    assert engine.generate([request], GREEDY)[0][0].logprob is None
 
 
 @pytest.mark.parametrize("penalty", [None, 1.3])
@@ -331,9 +338,9 @@ def test_prompt_lookup_gives_the_plain_text_of_the_real_rewriter(root: Path) -> 
     plain, drafting = (
         TransformersEngine("embedded", adapter=adapter, device="cpu", prompt_lookup=tokens) for tokens in (0, 10)
     )
-    for prompt in ("How can I improve my time management skills?", "Tell me about Harry Potter and his friends."):
-        request = Request(tuple(record.format.messages(prompt)), max_new_tokens=16)
-        assert drafting.generate([request], GREEDY) == plain.generate([request], GREEDY)
+    messages = tuple(record.format.messages("How can I improve my time management skills?"))
+    request = Request(messages, max_new_tokens=24)
+    assert drafting.generate([request], GREEDY) == plain.generate([request], GREEDY)
 
 
 def test_a_large_gpu_decodes_more_at_once(engine: TransformersEngine) -> None:

@@ -36,8 +36,8 @@ class PromptFormat:
     Args:
         system: The system turn, or None for none.
         user: The user turn; `{prompt}` stands for the prompt and must occur exactly once.
-        history: What stands before `user` where the prompt has a history; `{history}` stands for it, exactly once. Empty
-            for a model that knows single turns only.
+        history: What stands before `user` where the prompt has a history; `{history}` stands for it, exactly once.
+            Empty for a model that knows single turns only.
 
     Raises:
         ModelFormatError: A template does not hold its place exactly once.

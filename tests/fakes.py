@@ -43,7 +43,7 @@ class FakeEngine:
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         return [len(text.split()) for text in texts]
 
-    def _answers(self, requests: Sequence[Request]) -> list[list[Candidate]]:
+    def _answers(self, requests: Sequence[Request], n: int) -> list[list[Candidate]]:
         if self.closed:
             raise EngineClosedError("The engine is closed.", hint="Make a new one.")
         texts = [last_user_text(request.messages) for request in requests]
@@ -52,17 +52,17 @@ class FakeEngine:
         found = []
         for text in texts:
             answer = self.answer(text)
-            answers = [answer] if isinstance(answer, str) else list(answer)
+            answers = [answer] * n if isinstance(answer, str) else list(answer)
             found.append([Candidate(each, tokens=len(each.split())) for each in answers])
         return found
 
     def generate(self, requests: Sequence[Request], decoding: Decoding) -> list[list[Candidate]]:
         time.sleep(self.delay)
-        return self._answers(requests)
+        return self._answers(requests, decoding.n)
 
     async def agenerate(self, requests: Sequence[Request], decoding: Decoding) -> list[list[Candidate]]:
         await asyncio.sleep(self.delay)
-        return self._answers(requests)
+        return self._answers(requests, decoding.n)
 
     def close(self) -> None:
         self.closed = True

@@ -6,25 +6,26 @@ and no weights: those are shared in the process, so that copies, configured vari
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from langchain_core.callbacks import AsyncCallbackManagerForChainRun, CallbackManagerForChainRun
 from langchain_core.load.serializable import SerializedConstructor, SerializedNotImplemented
 from langchain_core.runnables import RunnableConfig, RunnableSerializable
-from langchain_core.tracers.base import AsyncBaseTracer, BaseTracer
-from pydantic import ConfigDict, Field, ValidationError
+from langchain_core.runnables.config import set_config_context
+from pydantic import ConfigDict, Field, PrivateAttr, ValidationError
 
 from bpo_integrations.decoding import Decoding
 from bpo_integrations.errors import ConfigurationError, InputError
+from bpo_integrations.langchain.tracing import ChainRun, note
 from bpo_integrations.langchain.turns import PromptLike, Turn, take
 from bpo_integrations.optimizer import PromptOptimizer
 from bpo_integrations.result import Mode, OptimizedPrompt
-
-_Run = CallbackManagerForChainRun | AsyncCallbackManagerForChainRun
 
 _OPTIONS = (
     "model",
@@ -43,13 +44,44 @@ _OPTIONS = (
 """The fields that configure the optimizer; the others are the runnable's own."""
 
 
+class _Memo:
+    """The optimizer of a runnable's fields as they were; never copied or pickled, for it can be found again."""
+
+    __slots__ = ("found",)
+
+    def __init__(self) -> None:
+        self.found: tuple[int, dict[str, Any], PromptOptimizer] | None = None
+
+    def __reduce__(self) -> tuple[type[_Memo], tuple[()]]:
+        return _Memo, ()
+
+    def __eq__(self, other: object) -> bool:  # pydantic compares private attributes too
+        return isinstance(other, _Memo)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Same:
+    """Makes an object a key by its identity: chat models have no hash."""
+
+    value: Any
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.value is self.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+
 class BPORunnable(RunnableSerializable[PromptLike, Any]):
     """Optimizes the user's turn on its way to the LLM.
 
     What comes out has the shape of what went in: a str gives a str, a prompt value a prompt value, messages give
     messages in which only the last human turn differs, a dict (with `input_key=`) a dict in which only that value
-    differs. The original is in `additional_kwargs["bpo"]` of the message, or in `.bpo` of the str. A turn that was
-    optimized already is left alone, and so is an input that does not end with the user's turn.
+    differs. The state of a graph, which holds `messages`, gives the update that a LangGraph node returns. The original
+    is in `additional_kwargs["bpo"]` of the message, or in `.bpo` of the str. A turn that was optimized already is left
+    alone, and so is an input that does not end with the user's turn.
 
     Where the model fails, the original goes on (`on_error="passthrough"`). `batch` and `abatch` hand all prompts to the
     model in one call; `stream` yields the whole prompt at once, and the LLM behind it still streams its tokens.
@@ -57,8 +89,10 @@ class BPORunnable(RunnableSerializable[PromptLike, Any]):
     Args:
         optimizer: A ready `PromptOptimizer`, instead of the options below. It makes the runnable neither picklable nor
             serializable.
-        input_key: The key of a dict input under which the user's turn lies.
-        model: The rewriter, for example `embedded` or `hf:THUDM/BPO`.
+        input_key: The key of a dict input under which the user's turn lies. None: a dict must hold `messages`, is taken
+            for the state of a graph, and what comes out is `{"messages": [...]}` alone.
+        model: The rewriter: a spec (`embedded`, `hf:THUDM/BPO`), a `Rewriter`, or an LLM's object, which is asked to
+            optimize by meta-prompt. An object makes the runnable not serializable.
         mode: `augment` (adds behind the user's words) or `rewrite`; None takes the rewriter's own.
         decoding: `greedy`, `stable`, `aggressive`, or a `Decoding`; None is greedy, or `stable` when `n` > 1.
         unsafe: `keep` leaves plainly unsafe prompts to the LLM's own policy; `soften` asks for a harmless request.
@@ -85,7 +119,7 @@ class BPORunnable(RunnableSerializable[PromptLike, Any]):
 
     optimizer: PromptOptimizer | None = Field(default=None, exclude=True, repr=False)
     input_key: str | None = None
-    model: str = "embedded"
+    model: Any = "embedded"
     mode: Mode | None = None
     decoding: Decoding | str | None = None
     unsafe: Literal["keep", "soften"] = "keep"
@@ -97,6 +131,7 @@ class BPORunnable(RunnableSerializable[PromptLike, Any]):
     on_error: Literal["passthrough", "raise"] = "passthrough"
     shadow: bool = False
     engine_options: dict[str, Any] = Field(default_factory=dict)
+    _memo: _Memo = PrivateAttr(default_factory=_Memo)
 
     if not TYPE_CHECKING:  # type checkers derive the signature from the fields
 
@@ -115,8 +150,9 @@ class BPORunnable(RunnableSerializable[PromptLike, Any]):
         return True
 
     def to_json(self) -> SerializedConstructor | SerializedNotImplemented:
-        """Return the options for `dumpd`; a runnable around a ready optimizer, or with patterns, has no such form."""
-        if self.optimizer is not None or not all(isinstance(item, str) for item in self.protect):
+        """Return the options for `dumpd`; a runnable with objects, patterns or secrets among them has no such form."""
+        objects = (self.model, *self.protect, *(value for value in self.engine_options.values() if value is not None))
+        if self.optimizer is not None or not all(isinstance(value, (str, int, float)) for value in objects):
             return self.to_json_not_implemented()
         form = super().to_json()
         if form["type"] == "constructor":
@@ -167,6 +203,14 @@ class BPORunnable(RunnableSerializable[PromptLike, Any]):
 
     def _ready(self) -> PromptOptimizer:
         """Return the optimizer; one for all runnables of the same options, so that they share cache and weights."""
+        found, process = self._memo.found, os.getpid()
+        if found is None or found[0] != process or found[1] != self.__dict__:
+            fields = {**self.__dict__, "engine_options": dict(self.engine_options)}
+            self._memo.found = found = (process, fields, self._settle(process))
+        return found[2]
+
+    def _settle(self, process: int) -> PromptOptimizer:
+        """Return the optimizer that the fields ask for."""
         options = {name: getattr(self, name) for name in _OPTIONS}
         if self.optimizer is not None:
             fields = type(self).model_fields
@@ -177,12 +221,14 @@ class BPORunnable(RunnableSerializable[PromptLike, Any]):
                 raise ConfigurationError(msg, hint="Give these options to the PromptOptimizer itself.")
             return self.optimizer
         options["engine_options"] = tuple(sorted(self.engine_options.items()))
+        if not isinstance(self.model, str):
+            options["model"] = _Same(self.model)
         try:
             hash(options["engine_options"])
         except TypeError as error:
             msg = "A value in engine_options cannot be hashed."
             raise ConfigurationError(msg, hint="Pass BPORunnable(optimizer=PromptOptimizer(...)) instead.") from error
-        return _shared_optimizer(process=os.getpid(), **options)
+        return _shared_optimizer(process=process, **options)
 
     def _one(self, value: PromptLike, run_manager: CallbackManagerForChainRun) -> Any:
         turn = take(value, self.input_key)
@@ -194,23 +240,35 @@ class BPORunnable(RunnableSerializable[PromptLike, Any]):
         result = None if turn.text is None else await self._ready().aoptimize(turn.text, turn.history)
         return _closed(turn, result, run_manager)
 
-    def _many(self, values: list[PromptLike], run_manager: list[CallbackManagerForChainRun]) -> list[Any]:
+    def _many(
+        self, values: list[PromptLike], run_manager: list[CallbackManagerForChainRun], config: list[RunnableConfig]
+    ) -> list[Any]:
         turns = [_try_take(value, self.input_key) for value in values]
         prompts, histories = _open(turns)
-        results = self._ready().try_batch(prompts, histories)
+        # What the one call of the model runs inside, such as an LLM's run, can have one parent only: the first run.
+        with set_config_context(config[0]) as context:
+            results = context.run(self._ready().try_batch, prompts, histories)
         return _all_closed(turns, results, run_manager)
 
-    async def _amany(self, values: list[PromptLike], run_manager: list[AsyncCallbackManagerForChainRun]) -> list[Any]:
+    async def _amany(
+        self,
+        values: list[PromptLike],
+        run_manager: list[AsyncCallbackManagerForChainRun],
+        config: list[RunnableConfig],
+    ) -> list[Any]:
         turns = [_try_take(value, self.input_key) for value in values]
         prompts, histories = _open(turns)
-        results = await self._ready().atry_batch(prompts, histories)
+        with set_config_context(config[0]) as context:
+            results = await asyncio.create_task(self._ready().atry_batch(prompts, histories), context=context)
         return _all_closed(turns, results, run_manager)
 
 
 @lru_cache(maxsize=16)
-def _shared_optimizer(*, process: int, engine_options: tuple[tuple[str, Any], ...], **options: Any) -> PromptOptimizer:
+def _shared_optimizer(
+    *, process: int, model: str | _Same, engine_options: tuple[tuple[str, Any], ...], **options: Any
+) -> PromptOptimizer:
     """Return the optimizer of these options; a forked child, which cannot use its parent's engines, gets its own."""
-    return PromptOptimizer(**options, **dict(engine_options))
+    return PromptOptimizer(model.value if isinstance(model, _Same) else model, **options, **dict(engine_options))
 
 
 def _refuse(kwargs: dict[str, Any]) -> None:
@@ -236,7 +294,7 @@ def _open(turns: Sequence[Turn | InputError]) -> tuple[list[str], list[tuple[str
 def _all_closed(
     turns: Sequence[Turn | InputError],
     results: Sequence[OptimizedPrompt | Exception],
-    runs: Sequence[_Run],
+    runs: Sequence[ChainRun],
 ) -> list[Any]:
     """Put the results back where their prompts came from."""
     waiting = iter(results)
@@ -250,27 +308,8 @@ def _all_closed(
     return outputs
 
 
-def _closed(turn: Turn, result: OptimizedPrompt | None, run: _Run) -> Any:
+def _closed(turn: Turn, result: OptimizedPrompt | None, run: ChainRun) -> Any:
     """Return the output, and note in the trace how it came about."""
     if result is not None:
-        _trace(result, run)
+        note(result, run)
     return turn.close(result)
-
-
-def _trace(result: OptimizedPrompt, run: _Run) -> None:
-    """Add what happened to the run's metadata.
-
-    The prompts themselves are in the run's inputs and outputs, where LangSmith's hide settings reach them. What a guard
-    found or an exception says may hold a piece of a prompt, so of these only the name goes into the metadata.
-    """
-    words = result.reason.split(": ")
-    reason = ": ".join(words[: 1 if words[0].startswith("guard ") else 2])
-    noted = {
-        "bpo_kind": result.kind,
-        "bpo_reason": reason,
-        "bpo_rewriter": result.rewriter,
-        "bpo_seconds": round(result.seconds, 4),
-    }
-    for handler in run.handlers:
-        if isinstance(handler, (BaseTracer, AsyncBaseTracer)) and (found := handler.run_map.get(str(run.run_id))):
-            found.add_metadata(noted)

@@ -17,6 +17,7 @@ from langchain_core.messages import (
     ChatMessage,
     HumanMessage,
     SystemMessage,
+    ToolMessage,
     convert_to_messages,
 )
 from langchain_core.prompt_values import ChatPromptValue, PromptValue, StringPromptValue
@@ -29,6 +30,9 @@ PromptLike = LanguageModelInput | BaseMessage | dict[str, Any]
 
 MARK: Final = "bpo"
 """The key of `additional_kwargs` under which a message carries where its text comes from."""
+
+STATE_KEY: Final = "messages"
+"""Where the state of a LangGraph graph or of an agent holds the conversation."""
 
 _HINT = "Pass a str, a prompt value, a list of messages, or a dict with input_key=."
 
@@ -87,9 +91,11 @@ def take(value: Any, input_key: str | None = None) -> Turn:
     """Take the user's turn out of `value`.
 
     Args:
-        value: A str, a prompt value, a sequence of messages (or of what LangChain converts to messages), a message, or,
-            with `input_key`, a dict that holds one of these.
-        input_key: The key of a dict input under which the user's turn lies.
+        value: A str, a prompt value, a sequence of messages (or of what LangChain converts to messages), a message, a
+            dict that holds one of these under `input_key`, or the state of a graph, which holds `messages`.
+        input_key: The key of a dict input under which the user's turn lies. With it all of the dict comes back, without
+            it only `{"messages": [...]}`: a graph's node returns what it updates, and a reducer would apply the other
+            keys a second time.
 
     Raises:
         InputError: `value` is none of these, is an empty list, or a dict without the key.
@@ -99,6 +105,8 @@ def take(value: Any, input_key: str | None = None) -> Turn:
         'Hi'
     """
     if isinstance(value, Mapping):
+        if input_key is None and STATE_KEY in value:
+            return _take_state(value[STATE_KEY])
         return _take_key(value, input_key)
     if isinstance(value, str):
         return _take_str(value)
@@ -114,6 +122,8 @@ def take(value: Any, input_key: str | None = None) -> Turn:
         return _wrap(_take_messages([value]), value, lambda messages: messages[0])
     if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray, memoryview)):
         return _take_messages(_messages(value))
+    if input_key is None and hasattr(value, STATE_KEY):  # a graph's state may be a dataclass or a pydantic model
+        return _take_state(getattr(value, STATE_KEY))
     msg = f"There is no prompt in an input of type {type(value).__name__}."
     raise InputError(msg, hint=_HINT)
 
@@ -121,6 +131,12 @@ def take(value: Any, input_key: str | None = None) -> Turn:
 def _wrap(inner: Turn, unchanged: Any, rebuild: Callable[[Any], Any]) -> Turn:
     """Return the turn of a container whose content is `inner`."""
     return Turn(inner.text, unchanged, lambda result: rebuild(inner.put(result)), inner.history)
+
+
+def _take_state(messages: Any) -> Turn:
+    """Take the turn out of a graph's messages; one message alone counts as a conversation."""
+    inner = take(messages if isinstance(messages, (list, tuple)) else [messages])
+    return _wrap(inner, {STATE_KEY: inner.unchanged}, lambda found: {STATE_KEY: found})
 
 
 def _take_key(value: Mapping[str, Any], key: str | None) -> Turn:
@@ -156,22 +172,48 @@ def _messages(value: Sequence[Any]) -> list[BaseMessage]:
 
 
 def _take_messages(messages: list[BaseMessage]) -> Turn:
-    """Take the turn out of messages. Trailing system messages do not end the user's turn; anything else does."""
-    last = len(messages) - 1
-    while last >= 0 and isinstance(messages[last], SystemMessage):
-        last -= 1
-    if last < 0 or not _is_human(messages[last]):
+    """Take the turn out of messages."""
+    last = users_turn(messages)
+    found = None if last is None else user_text(messages[last])
+    if last is None or found is None or _is_marked(messages[last], found[1]):
         return Turn(None, messages, lambda _: messages)
-    message = messages[last]
-    found = _user_text(message)
-    if found is None or _is_marked(message, found[1]):
-        return Turn(None, messages, lambda _: messages)
-    part, text = found
+    message, (part, text) = messages[last], found
 
     def put(result: OptimizedPrompt) -> list[BaseMessage]:
         return [*messages[:last], _with_text(message, part, result), *messages[last + 1 :]]
 
     return Turn(text, messages, put, _history(messages[:last]))
+
+
+def users_turn(messages: Sequence[BaseMessage]) -> int | None:
+    """Return the place of the user's turn; None where the conversation does not end with one.
+
+    System messages behind it do not count; anything else ends the user's turn.
+
+    Example:
+        >>> users_turn([HumanMessage("Hi"), SystemMessage("Be kind.")])
+        0
+    """
+    last = len(messages) - 1
+    while last >= 0 and isinstance(messages[last], SystemMessage):
+        last -= 1
+    return last if last >= 0 and _is_human(messages[last]) else None
+
+
+def tools_at_work(messages: Sequence[BaseMessage]) -> int:
+    """Return where the tool calls and results behind the user's turn begin; `len(messages)` where there are none.
+
+    Example:
+        >>> tools_at_work([HumanMessage("Hi")])
+        1
+    """
+    index = len(messages)
+    while index and (
+        isinstance(messages[index - 1], ToolMessage)
+        or (isinstance(message := messages[index - 1], AIMessage) and message.tool_calls)
+    ):
+        index -= 1
+    return index or len(messages)
 
 
 def _is_human(message: BaseMessage) -> bool:
@@ -185,7 +227,7 @@ def _history(messages: Sequence[BaseMessage]) -> tuple[str, ...]:
     return tuple(text for turn in turns if (text := str(turn.text)))
 
 
-def _user_text(message: BaseMessage) -> tuple[int | None, str] | None:
+def user_text(message: BaseMessage) -> tuple[int | None, str] | None:
     """Return the user's text and the content part that holds it (None: the whole content), or None without any text.
 
     Of several text parts the last one counts: what comes before is, as a rule, material, and the request follows.

@@ -18,6 +18,7 @@ from llama_index.core.memory import BaseMemory
 from llama_index.core.tools import AsyncBaseTool
 from pydantic import Field, PrivateAttr
 
+from bpo_integrations.commands import agent_policy
 from bpo_integrations.errors import ConfigurationError
 from bpo_integrations.llama_index.traced import TracedOptimizer, traced
 from bpo_integrations.llama_index.turns import Turn, last_turn, own_turn
@@ -64,7 +65,7 @@ class BPOAgentMixin(BaseWorkflowAgent):
     ) -> None:
         super().__init__(*args, **kwargs)  # not with these three: some agents take only what they know
         self.model, self.mode, self.optimizer = model, mode, optimizer
-        self._traced = traced(model, optimizer, {} if optimizer is not None else {"mode": mode})
+        self._traced = traced(model, optimizer, {} if optimizer is not None else {"mode": mode, "policy": agent_policy})
         if self._traced.optimizer.mode != mode:
             msg = f"The optimizer has the mode {self._traced.optimizer.mode!r}, not {mode!r}."
             raise ConfigurationError(msg, hint=f"Give mode={self._traced.optimizer.mode!r} if that is meant.")

@@ -231,7 +231,7 @@ def real_model(device: str, prompts: Sequence[str], note: Callable[[str], None])
     rows = []
     try:
         found: dict[str, list[float]] = {}
-        for name, lookup in (("hf, plain", None), ("hf, prompt lookup", 10)):
+        for name, lookup in (("hf, plain", 0), ("hf, prompt lookup", 10)):
             rewriter = load_rewriter(f"hf:{adapter}", device=device, prompt_lookup=lookup)
             rewriter.candidates(PROMPTS[:1])
             found[name] = [

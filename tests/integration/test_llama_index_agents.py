@@ -258,3 +258,11 @@ def test_a_rewriting_model_must_be_asked_for() -> None:
 def test_an_optimizer_and_a_model_together_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="optimizer="):
         BPOFunctionAgent(model=adding(), optimizer=PromptOptimizer(adding()), llm=Script().llm)
+
+
+async def test_an_order_for_a_tool_is_left_alone() -> None:
+    rewriter, script = adding(), Script("Sent.")
+    agent = BPOFunctionAgent(model=rewriter, llm=script.llm, tools=[look_up])
+    await agent.run("Send an email to bob@example.com")
+    assert script.turns == [["Send an email to bob@example.com"]]
+    assert asked(rewriter) == []

@@ -11,6 +11,8 @@ from fakes import FakeEngine, fake_rewriter
 
 pytest.importorskip("langchain.agents", reason="the agents extra is not installed")
 
+from hypothesis import given
+from hypothesis import strategies as st
 from langchain.agents import create_agent
 from langchain.agents.middleware import HumanInTheLoopMiddleware, PIIMiddleware
 from langchain_core.callbacks import CallbackManagerForLLMRun
@@ -24,11 +26,12 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
 from pydantic import Field
 
-from bpo_integrations import PromptOptimizer
+from bpo_integrations import PromptOptimizer, agent_policy
+from bpo_integrations.commands import is_tool_command
 from bpo_integrations.decoding import Decoding
 from bpo_integrations.engines.base import Request
 from bpo_integrations.errors import ConfigurationError, EngineError, OptimizationError
-from bpo_integrations.langchain import BPOMiddleware, BPORunnable, agent_policy
+from bpo_integrations.langchain import BPOMiddleware, BPORunnable
 from bpo_integrations.policy import PolicyContext, default_policy
 from bpo_integrations.result import Candidate
 from bpo_integrations.rewriter import Rewriter
@@ -505,6 +508,11 @@ def test_orders_to_tools_are_left_alone_and_asks_are_not() -> None:
     assert len(left_alone(ORDERS)) >= 38, set(ORDERS) - set(left_alone(ORDERS))
     assert len(left_alone(ASKS)) <= 2, left_alone(ASKS)
     assert len(left_alone(ORDERS, default_policy)) < 10, "then this policy is not needed any more"
+
+
+@given(st.text())
+def test_the_policy_takes_any_text(text: str) -> None:
+    assert is_tool_command(text) in (True, False)
 
 
 @pytest.mark.parametrize(

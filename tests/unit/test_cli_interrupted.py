@@ -122,7 +122,6 @@ def source_of(kind: str, folder: Path) -> Path:
         (".jsonl", "before replace", 1),
         (".jsonl", "after replace", 1),
         (".jsonl", "before unlink", 1),
-        (".jsonl", "after unlink", 1),
         (".csv", "torn", 2),
         (".csv", "before replace", 1),
         (".txt", "after replace", 1),
@@ -144,6 +143,24 @@ def test_after_kill_9_each_row_is_there_once_as_in_an_unbroken_run(
     assert target.read_bytes() == whole.read_bytes()
     assert leftovers(tmp_path) == []
     assert f"{3 * BLOCK + 7} rows:" in finished.stderr
+
+
+def test_killed_after_its_journal_has_gone_the_job_was_done(tmp_path: Path) -> None:
+    source, target = jsonl(tmp_path / "in.jsonl", BLOCK), tmp_path / "out.jsonl"
+    assert in_a_process(source, target, "after unlink", 1).returncode == -signal.SIGKILL
+    assert len(target.read_text().splitlines()) == BLOCK
+    assert "exists already" in refused(run(source, target))
+    assert leftovers(tmp_path) == []
+
+
+def test_a_log_without_its_database_does_no_harm(tmp_path: Path) -> None:
+    source, target = jsonl(tmp_path / "in.jsonl", 2 * BLOCK), tmp_path / "out.jsonl"
+    assert in_a_process(source, target, "model", BLOCK + 1).returncode == -signal.SIGKILL
+    (tmp_path / "out.jsonl.partial").unlink()
+    assert leftovers(tmp_path) == ["out.jsonl.partial-wal"]
+    assert run(source, target).exit_code == 0
+    assert len(target.read_text().splitlines()) == 2 * BLOCK
+    assert leftovers(tmp_path) == []
 
 
 def test_killed_again_and_again_it_still_gets_there(tmp_path: Path) -> None:

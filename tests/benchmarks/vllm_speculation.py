@@ -3,8 +3,9 @@
     .venv-vllm/bin/python tests/benchmarks/vllm_speculation.py FOLDER     # a rewriting model, exported with bpo.json
 
 Both engines are in memory, and take turns on the same prompts of vicuna_eval, greedy, so that both meet the same noise;
-a row is the median of its rounds. Policy, guards and cache are left out. On a CPU a step costs about as much for five
-tokens as for one only where memory is the limit, which says little about a GPU: measure there again.
+a row is the median of its rounds. Policy, guards and cache are left out. What it says of a CPU says little of a GPU,
+where checking five tokens costs about as much as making one. On a CPU that others use, give vLLM one thread
+(VLLM_CPU_OMP_THREADS_BIND=0): several wait for each other in every layer.
 """
 
 from __future__ import annotations

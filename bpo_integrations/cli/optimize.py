@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import sys
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from dataclasses import fields as dataclass_fields
 from pathlib import Path
 from typing import Any
 
 import click
 
 from bpo_integrations.cli import show
+from bpo_integrations.cli.bar import progress_bar
 from bpo_integrations.cli.exits import one_line
-from bpo_integrations.cli.jobs import Job, run_job, summary
+from bpo_integrations.cli.jobs import BLOCK, Job, Tally, Workers, run_job, summary
 from bpo_integrations.cli.options import Parts, Settings, optimizer_options, read_prompt
 from bpo_integrations.cli.rows import Fields
 
@@ -20,7 +24,110 @@ Examples:
   bpo optimize "Tell me about Harry Potter" --diff
   cat prompt.md | bpo optimize | llm
   bpo optimize --file prompts.csv --field question --output better.csv
+  bpo optimize --file prompts.parquet --id-field id --output better.parquet --ray --workers 2
 """
+
+
+@dataclass(frozen=True, slots=True)
+class FileOptions:
+    """What the options say about files; each field is the option of that name."""
+
+    source: str | None
+    field: str | None
+    id_field: str | None
+    target: str | None
+    output_field: str | None
+    overwrite: bool
+    block: int | None
+    ray: str | None
+    workers: int | None
+    worker_cpus: float | None
+    worker_gpus: float | None
+
+    def refuse(self) -> None:
+        """Refuse options that say nothing without others.
+
+        Raises:
+            click.UsageError: As said.
+        """
+        given = {
+            "--field": self.field, "--id-field": self.id_field, "--output": self.target,
+            "--output-field": self.output_field, "--overwrite": self.overwrite, "--block": self.block,
+        }  # fmt: skip
+        cluster = {"--workers": self.workers, "--worker-cpus": self.worker_cpus, "--worker-gpus": self.worker_gpus}
+        if self.source is None:
+            _refuse({**given, "--ray": self.ray, **cluster}, "without --file")
+        if self.ray is None:
+            _refuse(cluster, "without --ray")
+
+    def job(self) -> Job:
+        """Return the files to work through.
+
+        Raises:
+            click.UsageError: There is no output.
+        """
+        if self.source is None or self.target is None:
+            msg = "Missing --output: where the rows of --file go."
+            raise click.UsageError(msg)
+        fields = Fields(self.field or "prompt", self.output_field or "optimized_prompt", self.id_field)
+        return Job(Path(self.source), Path(self.target), fields, self.overwrite, self.block or BLOCK)
+
+    def cluster(self, settings: Settings, rewriter: str, parts: Parts) -> Workers | None:
+        """Return the cluster to work on, or None for this process.
+
+        Raises:
+            click.UsageError: A ready-made rewriter cannot go to other machines.
+        """
+        if self.ray is None:
+            return None
+        if parts.rewriter is not None:
+            msg = "--ray needs a model that workers can load by its name; give --model."
+            raise click.UsageError(msg)
+        from bpo_integrations.cli.cluster import Cluster, import_ray
+
+        import_ray()  # that it is missing is said before the file is read
+        cpus = 1.0 if self.worker_cpus is None else self.worker_cpus
+        return Cluster(settings, rewriter, self.ray, self.workers, cpus, self.worker_gpus or 0.0)
+
+
+_FILE_OPTIONS = (
+    click.option("--file", "source", metavar="IN", help="Optimize a file of prompts: .jsonl, .csv, .txt or .parquet."),
+    click.option("--field", metavar="NAME", help="The field (column) that holds the prompt.  [default: prompt]"),
+    click.option("--id-field", metavar="NAME", help="The field that tells rows apart.  [default: their numbers]"),
+    click.option("--output", "target", metavar="OUT", help="Where the rows go, with the results beside them."),
+    click.option("--output-field", metavar="NAME", help="The field for the result.  [default: optimized_prompt]"),
+    click.option("--overwrite", is_flag=True, help="Replace OUT, and drop what another job left unfinished."),
+    click.option(
+        "--block", metavar="N", type=click.IntRange(min=1),
+        help=f"Rows that go to the model in one call and are made safe together.  [default: {BLOCK}]",
+    ),
+    click.option(
+        "--ray", metavar="[ADDRESS]", is_flag=False, flag_value="local",
+        help="Work on a Ray cluster; without ADDRESS on one that is started here for the job.",
+    ),
+    click.option(
+        "--workers", metavar="N", type=click.IntRange(min=1),
+        help="Workers on the cluster, each with the model.  [default: as many as fit]",
+    ),
+    click.option(
+        "--worker-cpus", metavar="N", type=click.FloatRange(min=0, min_open=True),
+        help="CPU cores of a worker.  [default: 1]",
+    ),
+    click.option("--worker-gpus", metavar="N", type=click.FloatRange(min=0), help="GPUs of a worker.  [default: 0]"),
+)  # fmt: skip
+
+
+def _file_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give the command the options of files; it receives them as one `files`."""
+
+    @functools.wraps(command)
+    def packed(*args: Any, **given: Any) -> None:
+        files = FileOptions(**{part.name: given.pop(part.name) for part in dataclass_fields(FileOptions)})
+        command(*args, files=files, **given)
+
+    for option in reversed(_FILE_OPTIONS):
+        packed = option(packed)
+    return packed
 
 
 @click.command("optimize", epilog=_EPILOG)
@@ -29,11 +136,7 @@ Examples:
 @click.option("--diff", is_flag=True, help="Show the change word by word.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole result as JSON.")
 @click.option("--explain", is_flag=True, help="Say why, and what became of each candidate.")
-@click.option("--file", "source", metavar="IN", help="Optimize a file of prompts: .jsonl, .csv or .txt.")
-@click.option("--field", metavar="NAME", help="The field (column) that holds the prompt.  [default: prompt]")
-@click.option("--output", "target", metavar="OUT", help="Where the rows go, with the results beside them.")
-@click.option("--output-field", metavar="NAME", help="The field for the result.  [default: optimized_prompt]")
-@click.option("--overwrite", is_flag=True, help="Replace OUT, and drop what another job left unfinished.")
+@_file_options
 @click.pass_context
 def optimize(
     ctx: click.Context,
@@ -42,11 +145,7 @@ def optimize(
     diff: bool,
     as_json: bool,
     explain: bool,
-    source: str | None,
-    field: str | None,
-    target: str | None,
-    output_field: str | None,
-    overwrite: bool,
+    files: FileOptions,
 ) -> None:
     """Print the optimized PROMPT, and nothing else.
 
@@ -57,17 +156,12 @@ def optimize(
         msg = f"{' and '.join(views)} cannot go together."
         raise click.UsageError(msg)
     parts: Parts = ctx.obj or Parts()
-    files = {"--field": field, "--output": target, "--output-field": output_field, "--overwrite": overwrite}
-    if source is None:
-        _refuse(files, "without --file")
+    files.refuse()
+    if files.source is None:
         _optimize_prompt(prompt, settings, parts, diff=diff, as_json=as_json, explain=explain)
         return
     _refuse({"PROMPT": prompt, **dict.fromkeys(views, True)}, "with --file")
-    if target is None:
-        msg = "Missing --output: where the rows of --file go."
-        raise click.UsageError(msg)
-    fields = Fields(field or "prompt", output_field or "optimized_prompt")
-    _optimize_file(Job(Path(source), Path(target), fields, overwrite), settings, parts)
+    _optimize_file(files, settings, parts)
 
 
 def _refuse(given: dict[str, Any], where: str) -> None:
@@ -100,28 +194,22 @@ def _optimize_prompt(
         show.emit("\n" + show.explanation(result, threshold))
 
 
-def _optimize_file(job: Job, settings: Settings, parts: Parts) -> None:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
+def _optimize_file(files: FileOptions, settings: Settings, parts: Parts) -> None:
+    job = files.job()
     job.check()
     optimizer = settings.build(parts.rewriter)
-    console = Console(file=sys.stderr)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    workers = files.cluster(settings, optimizer.rewriter.id, parts)
     done = 0
-    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("reading", total=None)
+    try:
+        with progress_bar() as show_progress:
 
-        def progress(rows: int, total: int) -> None:
-            nonlocal done
-            done = rows
-            bar.update(task, description="optimizing", completed=rows, total=total)
+            def progress(tally: Tally) -> None:
+                nonlocal done
+                done = tally.rows
+                show_progress(tally)
 
-        try:
-            written = run_job(job, settings, optimizer, progress)
-        except KeyboardInterrupt:
-            bar.stop()
-            click.echo(f"bpo: {done:,} rows are safe; the same command goes on from there.", err=True)
-            raise
+            written = run_job(job, settings, optimizer, progress, workers)
+    except KeyboardInterrupt:
+        click.echo(f"bpo: {done:,} rows are safe; the same command goes on from there.", err=True)
+        raise
     click.echo(f"bpo: {summary(written, job.target)}", err=True)

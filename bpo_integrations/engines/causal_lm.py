@@ -158,13 +158,18 @@ class ChatTokenizer:
     def __init__(self, tokenizer: Any, *, card: bool = False) -> None:
         self.tokenizer = tokenizer
         self._card = card
+        # Whether special tokens are split is state of the tokenizer that all threads share: without the lock, a mark in
+        # one thread's text became the special token while another rendered a template.
+        self._lock = threading.RLock()
         decoder = tokenizer.added_tokens_decoder
         self.control: dict[int, str] = {number: token.content for number, token in decoder.items() if token.special}
         self._specials = re.compile("|".join(re.escape(text) for text in self.control.values()) or r"(?!)")
 
     def encode(self, text: str) -> list[int]:
         """Return the tokens of a text in which nothing is special."""
-        return list(self.tokenizer(encodable(text), add_special_tokens=False, split_special_tokens=True)["input_ids"])
+        with self._lock:
+            found = self.tokenizer(encodable(text), add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return list(found)
 
     def render(self, messages: Sequence[Message]) -> list[int]:
         """Return the tokens that put the messages to the model.
@@ -173,6 +178,10 @@ class ChatTokenizer:
             EngineError: The form of the model card was asked for, and the messages are more than one user turn.
         """
         turns = [{"role": message["role"], "content": encodable(message["content"])} for message in messages]
+        with self._lock:
+            return self._render(turns)
+
+    def _render(self, turns: list[dict[str, str]]) -> list[int]:
         if self._card or not self.tokenizer.chat_template:
             return self._render_card(turns)
         if not any(self._specials.search(turn["content"]) for turn in turns):

@@ -14,13 +14,14 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bpo_integrations.decoding import Decoding
 from bpo_integrations.engines.base import Request, Traits
-from bpo_integrations.engines.ct2_model import MODELS, Job, LoadedModel, Marks, run
+from bpo_integrations.engines.ct2_model import MODELS, Job, LoadedModel, Marks, default_workers, run
 from bpo_integrations.engines.generation import check_packages, chunks, cut_at, held_back
 from bpo_integrations.errors import ConfigurationError, EngineClosedError, ModelNotFoundError, PromptTooLongError
 from bpo_integrations.result import Candidate
@@ -34,8 +35,9 @@ PACKAGES = ("ctranslate2", "numpy", "tokenizers", "yaml")
 COMPUTE_TYPES = ("auto", "int8", "int8_float32", "float32")
 
 _ROWS, _TOKENS, _SPREAD = 32, 8192, 16
-"""Largest group that is decoded at once, in rows and tokens (400 MB of keys and values), and its spread of lengths:
-CTranslate2 feeds what is longer than the shortest prompt token by token. 32 rows are the fastest of 8, 16, 32, 80."""
+"""Largest group that one worker decodes at once, in rows and tokens (400 MB of keys and values), and its spread of
+lengths: CTranslate2 feeds what is longer than the shortest prompt token by token. 32 rows are the fastest of 8, 16, 32,
+80."""
 
 
 class CTranslate2Engine:
@@ -43,7 +45,8 @@ class CTranslate2Engine:
 
     Args:
         folder: The folder, or a function that returns it (and may make it), called at first use.
-        threads: CPU threads; None takes half of those that this process may use, at most 4.
+        threads: CPU threads that work on one prompt or group of prompts; None takes half of those that this process may
+            use, at most 4. As many groups are decoded side by side as there are threads for.
         compute_type: `auto` computes as the weights are stored; or `int8`, `int8_float32`, `float32`.
         name: Names the weights in `id`; engines of the same name share them. Needed where `folder` is a function.
 
@@ -97,7 +100,7 @@ class CTranslate2Engine:
     @property
     def batch_rows(self) -> int:
         """Rows that it decodes at once with the best yield."""
-        return _ROWS
+        return _ROWS * default_workers(self._threads)
 
     @property
     def id(self) -> str:
@@ -235,27 +238,34 @@ class CTranslate2Engine:
         if threshold is not None:
             probe = Marks((), (model.end,))
             generator = model.generator_for(Decoding())
-            for group in _groups(jobs, spread=_SPREAD):
+
+            def look(group: list[Job], stopped: Callable[[int], bool]) -> None:
                 for job, result in zip(group, run(model, generator, group, None, probe, stopped), strict=True):
                     # A longer prompt than the group's shortest has entries for its own last tokens, too.
                     job.p_empty = _first_probability(result.logits[0][-1], model.end)
                     job.shortest = max(job.shortest, 1)
+
+            _side_by_side(_groups(jobs, model.workers, spread=_SPREAD), look, stopped, model.workers)
             for job in jobs:
                 if job.p_empty is not None and job.p_empty >= threshold:
                     found[job.index] = [Candidate("", p_empty=job.p_empty)]
             jobs = [job for job in jobs if not found[job.index]]
         marks = model.marks(decoding)
         generator = model.generator_for(decoding)
-        for group in _groups(jobs, spread=_spread(model, decoding), hypotheses=decoding.n):
+
+        def decode(group: list[Job], stopped: Callable[[int], bool]) -> None:
             group = [job for job in group if not stopped(job.index)]
-            if not group:
-                continue
-            results = run(model, generator, group, decoding, marks, stopped)
+            results = run(model, generator, group, decoding, marks, stopped) if group else []
             for job, result in zip(group, results, strict=True):
                 found[job.index] = [
                     _candidate(model, job, ids, score, marks)
                     for ids, score in zip(result.sequences_ids, result.scores, strict=True)
                 ]
+
+        # What a seed draws depends on the order of the draws, so one after the other.
+        workers = model.workers if decoding.seed is None else 1
+        groups = _groups(jobs, workers, spread=_spread(model, decoding), hypotheses=decoding.n)
+        _side_by_side(groups, decode, stopped, workers)
         return found
 
 
@@ -284,8 +294,33 @@ def _spread(model: LoadedModel, decoding: Decoding) -> int:
     return model.chat.harmless_tail if model.rounds else 0
 
 
-def _groups(jobs: Sequence[Job], *, spread: int, hypotheses: int = 1) -> list[list[Job]]:
-    """Group what one call can decode: the same beginning and lower bound, similar lengths."""
+def _side_by_side(
+    groups: Sequence[list[Job]],
+    work: Callable[[list[Job], Callable[[int], bool]], None],
+    stopped: Callable[[int], bool],
+    workers: int,
+) -> None:
+    """Work off groups, as many at once as the runtime has workers; an error or an interruption ends them all."""
+    if workers == 1 or len(groups) <= 1:
+        for group in groups:
+            work(group, stopped)
+        return
+    ended = threading.Event()
+    with ThreadPoolExecutor(workers, thread_name_prefix="bpo-group") as pool:
+        futures = [pool.submit(work, group, lambda row: ended.is_set() or stopped(row)) for group in groups]
+        try:
+            for future in futures:
+                future.result()
+        except BaseException:
+            ended.set()
+            raise
+
+
+def _groups(jobs: Sequence[Job], workers: int, *, spread: int, hypotheses: int = 1) -> list[list[Job]]:
+    """Group what one call can decode: the same beginning and lower bound, similar lengths; work for every worker."""
+    most = max(1, _ROWS // hypotheses)
+    rounds = -(-len(jobs) // (most * workers))
+    rows = -(-len(jobs) // max(1, rounds * workers))
     alike: dict[tuple[tuple[str, ...], int], list[Job]] = {}
     for job in jobs:
         alike.setdefault((job.prompt.fixed, job.shortest), []).append(job)
@@ -295,7 +330,7 @@ def _groups(jobs: Sequence[Job], *, spread: int, hypotheses: int = 1) -> list[li
         for group in chunks(
             part,
             lambda job: len(job.prompt),
-            rows=max(1, _ROWS // hypotheses),
+            rows=max(1, rows),
             tokens=_TOKENS // hypotheses,
             spread=spread,
             cost=lambda job: len(job.prompt) + job.longest,

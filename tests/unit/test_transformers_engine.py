@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from bpo_integrations.models.base import BASE_ID
 from bpo_integrations.models.convert import convert
 from bpo_integrations.models.gguf_base import GGUFBase
 from bpo_integrations.rewriter import PAPER_RECORD, Record, load_rewriter
-from bpo_integrations.templates import AUGMENT_FORMAT
+from bpo_integrations.templates import AUGMENT_FORMAT, Message
 
 pytest.importorskip("torch")
 pytest.importorskip("peft")
@@ -348,3 +349,19 @@ def test_a_large_gpu_decodes_more_at_once(engine: TransformersEngine) -> None:
     assert _bytes_per_token(model) == 2 * 2 * 2 * 8 * 4  # keys and values, layers, heads, size of a head, float32
     assert engine.batch_rows == 16
     assert TransformersEngine("embedded", device="cuda:1", dtype="float16").batch_rows == 256
+
+
+def test_marks_stay_text_while_other_threads_render_templates(engine: TransformersEngine) -> None:
+    chat, hostile = engine._loaded().chat, "what is <|im_end|> here?"
+    expected = chat.encode(hostile)
+    plain: tuple[Message, ...] = ({"role": "user", "content": "Hi"},)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            renders = [pool.submit(chat.render, plain) for _ in range(400)]
+            encodings = [pool.submit(chat.encode, hostile) for _ in range(400)]
+            assert all(future.result() == expected for future in encodings)
+            assert all(future.result() == renders[0].result() for future in renders)
+    finally:
+        sys.setswitchinterval(interval)

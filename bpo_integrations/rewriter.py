@@ -303,7 +303,14 @@ def load_rewriter(spec: str | Rewriter | object = "embedded", *, mode: Mode | No
     if isinstance(spec, Rewriter) and options:
         msg = f"A ready rewriter takes no options, but got {', '.join(options)}."
         raise ConfigurationError(msg, hint="Give them to load_rewriter(spec, ...) when the rewriter is made.")
-    rewriter = spec if isinstance(spec, Rewriter) else _load(spec, mode, options)
+    try:
+        rewriter = spec if isinstance(spec, Rewriter) else _load(spec, mode, options)
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
+        unknown = str(error).rpartition(" ")[2]
+        msg = f"{spec if isinstance(spec, str) else type(spec).__name__} has no option {unknown}."
+        raise ConfigurationError(msg, hint="docs/engines.md leads to the options of each engine.") from error
     if mode is not None and rewriter.mode != mode:
         msg = f"The rewriter {rewriter.record.name} has the mode {rewriter.mode!r}, not {mode!r}."
         raise ConfigurationError(msg, hint=f"Leave out mode=, or use mode={rewriter.mode!r}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
@@ -38,6 +39,7 @@ class Settings:
     """What the options say about the optimizer; each field is the option of that name."""
 
     model: str = "embedded"
+    engine: tuple[tuple[str, Any], ...] = ()
     mode: Mode | None = None
     decoding: str | None = None
     n: int | None = None
@@ -62,11 +64,12 @@ class Settings:
         decoding = default if self.decoding is None else named_decoding(self.decoding)
         return replace(decoding, n=self.n or decoding.n, seed=self.seed, empty_threshold=self.threshold)
 
-    def build(self, rewriter: Rewriter | None = None) -> PromptOptimizer:
+    def build(self, rewriter: Rewriter | None = None, *, preload: bool = False) -> PromptOptimizer:
         """Build the optimizer; weights load when it is first used.
 
         Args:
             rewriter: Used instead of the one that `model` names.
+            preload: Load the weights in the background at once.
 
         Raises:
             click.UsageError: Options contradict each other.
@@ -84,6 +87,8 @@ class Settings:
             passes=self.passes,
             timeout=self.timeout,
             on_error="raise" if self.strict else "passthrough",
+            preload=preload,
+            **({} if rewriter is not None else dict(self.engine)),
         )
 
     def fingerprint(self, rewriter: Rewriter) -> dict[str, Any]:
@@ -93,10 +98,33 @@ class Settings:
         return {"rewriter": rewriter.id, **values, "protect": list(self.protect)}
 
 
+def _engine_options(
+    context: click.Context, parameter: click.Parameter, given: tuple[str, ...]
+) -> tuple[tuple[str, Any], ...]:
+    """Read KEY=VALUE; a value is JSON where it can be (4, true, null), else a text."""
+    found: dict[str, Any] = {}
+    for item in given:
+        key, mark, value = item.partition("=")
+        if not mark or not key.isidentifier():
+            msg = f"{item!r} is not KEY=VALUE."
+            raise click.BadParameter(msg, context, parameter)
+        try:
+            found[key] = json.loads(value)
+        except ValueError:
+            found[key] = value
+    return tuple(found.items())
+
+
 _OPTIONS = (
     click.option(
         "--model", metavar="SPEC", default="embedded", show_default=True,
-        help="The rewriting model: 'embedded', 'ct2:DIR' or 'hf:ID' such as hf:THUDM/BPO.",
+        help="What optimizes: 'embedded', 'ct2:DIR', 'hf:ID' such as hf:THUDM/BPO, 'vllm:ID', 'server:MODEL', or any "
+        "LLM that LangChain knows, such as openai:gpt-4o-mini.",
+    ),
+    click.option(
+        "--engine", metavar="KEY=VALUE", multiple=True, callback=_engine_options,
+        help="An option of the model's engine, such as base_url=http://localhost:8000/v1 or device=cuda. May be given "
+        "repeatedly.",
     ),
     click.option(
         "--mode", type=click.Choice(["augment", "rewrite"]),

@@ -95,7 +95,7 @@ def test_32_threads_each_get_the_result_of_their_own_prompt(rewriter: Rewriter) 
     # Their calls share batches, where int8 rounds differently: a near tie may fall the other way, their prompt may not.
     same = [one[0][0].text == other[0][0].text for one, other in zip(together, alone, strict=True)]
     assert sum(same) >= 28
-    assert [one[0][0].p_empty for one in together] == pytest.approx([one[0][0].p_empty for one in alone], abs=0.05)
+    assert [one[0][0].p_empty for one in together] == pytest.approx([one[0][0].p_empty for one in alone], abs=0.1)
 
 
 def test_special_tokens_and_broken_text_stay_text(rewriter: Rewriter) -> None:

@@ -15,6 +15,7 @@ from fakes import fake_rewriter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.language_models import FakeListChatModel
+from openai_server import openai_server
 
 from bpo_integrations import __version__
 from bpo_integrations.cli import Parts, main
@@ -357,3 +358,22 @@ def test_doctor_imports_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.endswith("set()\n")
+
+
+def test_a_rewriter_behind_a_server_is_reached_with_its_address() -> None:
+    with openai_server(lambda body: ADDITION) as server:
+        args = ["optimize", "--model", "server:rewriter", "--mode", "augment", QUESTION]
+        result = CliRunner().invoke(
+            main, [*args, "--engine", f"base_url={server.base_url}", "--engine", "max_retries=0"]
+        )
+    assert (result.exit_code, result.stdout) == (0, BETTER + "\n")
+    assert len(server.bodies) == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "said"), [("threads", "KEY=VALUE"), ("no such=1", "KEY=VALUE"), ("nonsense=1", "nonsense")]
+)
+def test_a_wrong_option_of_the_engine_is_refused(option: str, said: str) -> None:
+    result = CliRunner().invoke(main, ["optimize", "--engine", option, QUESTION])
+    assert result.exit_code != 0
+    assert said in result.stderr

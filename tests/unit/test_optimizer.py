@@ -414,3 +414,8 @@ def test_softening_is_refused_to_a_general_llm() -> None:
 def test_options_beside_a_ready_rewriter_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="no_such_option"):
         PromptOptimizer(fake_rewriter(), no_such_option=1)
+
+
+def test_an_option_that_the_engine_does_not_have_is_named() -> None:
+    with pytest.raises(ConfigurationError, match="ct2:.* has no option 'devise'"):
+        PromptOptimizer("ct2:somewhere", devise="cuda")

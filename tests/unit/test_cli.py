@@ -363,16 +363,16 @@ def test_doctor_imports_no_torch() -> None:
 def test_a_rewriter_behind_a_server_is_reached_with_its_address() -> None:
     with openai_server(lambda body: ADDITION) as server:
         args = ["optimize", "--model", "server:rewriter", "--mode", "augment", QUESTION]
-        result = CliRunner().invoke(
-            main, [*args, "--engine", f"base_url={server.base_url}", "--engine", "max_retries=0"]
-        )
+        engine = ["--engine", f"base_url={server.base_url}", "--engine", "max_retries=0"]
+        result = CliRunner().invoke(main, [*args, *engine])
     assert (result.exit_code, result.stdout) == (0, BETTER + "\n")
     assert len(server.bodies) == 1
 
 
-@pytest.mark.parametrize(
-    ("option", "said"), [("threads", "KEY=VALUE"), ("no such=1", "KEY=VALUE"), ("nonsense=1", "nonsense")]
-)
+WRONG = [("threads", "KEY=VALUE"), ("no such=1", "KEY=VALUE"), ("nonsense=1", "nonsense")]
+
+
+@pytest.mark.parametrize(("option", "said"), WRONG)
 def test_a_wrong_option_of_the_engine_is_refused(option: str, said: str) -> None:
     result = CliRunner().invoke(main, ["optimize", "--engine", option, QUESTION])
     assert result.exit_code != 0

@@ -417,5 +417,5 @@ def test_options_beside_a_ready_rewriter_are_refused() -> None:
 
 
 def test_an_option_that_the_engine_does_not_have_is_named() -> None:
-    with pytest.raises(ConfigurationError, match="ct2:.* has no option 'devise'"):
+    with pytest.raises(ConfigurationError, match=r"ct2:.* has no option 'devise'"):
         PromptOptimizer("ct2:somewhere", devise="cuda")

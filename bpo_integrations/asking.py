@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bpo_integrations.cache import CandidateCache, Candidates, Flight
 from bpo_integrations.decoding import Decoding
@@ -82,26 +82,37 @@ class _Job:
         asks = [ask for _, ask in self.pairs]
         return [ask.prompt for ask in asks], self.terms.decoding, [ask.history for ask in asks]
 
+    def start(self) -> None:
+        """Generate in a thread of its own, so that whoever waits can stop waiting."""
+        run = contextvars.copy_context().run
+        try:
+            threading.Thread(target=run, args=(self.run,), name="bpo-generate", daemon=True).start()
+        except RuntimeError as error:  # the system has no thread left, or the program is ending
+            self._fail(error)
+
     def run(self) -> None:
         try:
-            found = self.rewriter.candidates(*self._input())
+            self._settle(self.rewriter.candidates(*self._input()))
         except BaseException as error:
             self._fail(error)
-        else:
-            self._settle(found)
 
     async def arun(self) -> None:
         try:
-            found = await self.rewriter.acandidates(*self._input())
+            self._settle(await self.rewriter.acandidates(*self._input()))
+        except asyncio.CancelledError as error:
+            # The loop ends, or all who asked here are gone. Others, in other threads, may wait for the same.
+            wanted = [pair for pair in self.pairs if self.terms.cache.is_wanted(pair[0])]
+            replace(self, pairs=[pair for pair in self.pairs if pair not in wanted])._fail(error)
+            for flight, _ in wanted:
+                flight.loop = flight.give_up = None
+            if wanted:
+                replace(self, pairs=wanted).start()
+            raise
         except BaseException as error:
             self._fail(error)
-            if isinstance(error, asyncio.CancelledError):
-                raise
-        else:
-            self._settle(found)
 
-    def give_up_with(self, cancel: Callable[[], object]) -> None:
-        """Have `cancel` called when nobody waits for any of the flights."""
+    def live_on(self, loop: asyncio.AbstractEventLoop, cancel: Callable[[], object]) -> None:
+        """Say that the flights live on a loop, and have `cancel` called when nobody waits for any of them."""
         left = len(self.pairs)
         lock = threading.Lock()
 
@@ -113,7 +124,7 @@ class _Job:
                 cancel()
 
         for flight, _ in self.pairs:
-            flight.give_up = gone
+            flight.give_up, flight.loop = gone, loop
 
     def _settle(self, found: Sequence[Sequence[Candidate]]) -> None:
         for (flight, _), candidates in zip(self.pairs, found, strict=True):
@@ -124,13 +135,13 @@ class _Job:
             self.terms.cache.fail(flight, error)
 
 
-def _claim(asks: Sequence[Ask], terms: Terms) -> tuple[list[Flight], list[_Job]]:
+def _claim(asks: Sequence[Ask], terms: Terms, *, blocks: bool) -> tuple[list[Flight], list[_Job]]:
     """Look up what is there or on its way; the rest is a job for each rewriter."""
     keys: list[Hashable] = [
         (ask.prompt, ask.history, ask.rewriter.id, terms.decoding, None if terms.repeatable else object())
         for ask in asks
     ]
-    flights, mine = terms.cache.claim(keys)
+    flights, mine = terms.cache.claim(keys, blocks=blocks)
     if not mine:
         return flights, []
     asked = dict(zip(keys, asks, strict=True))
@@ -143,17 +154,16 @@ def _claim(asks: Sequence[Ask], terms: Terms) -> tuple[list[Flight], list[_Job]]
 
 def ask_all(asks: Sequence[Ask], terms: Terms) -> list[Outcome]:
     """Return the candidates of each ask, or why there are none."""
-    flights, jobs = _claim(asks, terms)
+    flights, jobs = _claim(asks, terms, blocks=True)
     for job in jobs:
-        run = contextvars.copy_context().run
-        threading.Thread(target=run, args=(job.run,), name="bpo-generate", daemon=True).start()
+        job.start()
     deadline = terms.deadline(len(asks))
     outcomes: list[Outcome] = []
     for flight in flights:
         try:
             outcomes.append(flight.future.result(_left(deadline)))
-        except FutureTimeoutError as error:
-            outcomes.append(error if flight.future.done() else terms.late())
+        except FutureTimeoutError:
+            outcomes.append(_now(flight) or _too_late(flight, terms))
         except Exception as error:
             outcomes.append(error)
     return outcomes
@@ -161,31 +171,46 @@ def ask_all(asks: Sequence[Ask], terms: Terms) -> list[Outcome]:
 
 async def aask_all(asks: Sequence[Ask], terms: Terms) -> list[Outcome]:
     """As `ask_all`, without blocking the event loop; a cancelled caller lets go of what nobody else waits for."""
-    flights, jobs = _claim(asks, terms)
+    flights, jobs = _claim(asks, terms, blocks=False)
     loop = asyncio.get_running_loop()
     for job in jobs:
         task = asyncio.create_task(job.arun())
         _running.add(task)
         task.add_done_callback(_running.discard)
-        job.give_up_with(_canceller(loop, task))
+        job.live_on(loop, _canceller(loop, task))
     deadline = terms.deadline(len(asks))
     outcomes: list[Outcome] = []
     try:
         for flight in flights:
-            if flight.future.done():  # no need to go through the loop
-                outcomes.append(flight.future.exception() or flight.future.result())  # type: ignore[arg-type]
+            if found := _now(flight):  # no need to go through the loop
+                outcomes.append(found)
                 continue
             waiting: asyncio.Future[Candidates] = asyncio.wrap_future(flight.future)
             try:
                 outcomes.append(await asyncio.wait_for(asyncio.shield(waiting), _left(deadline)))
-            except TimeoutError as error:
-                outcomes.append(error if flight.future.done() else terms.late())
+            except TimeoutError:
+                outcomes.append(_now(flight) or _too_late(flight, terms))
             except Exception as error:
                 outcomes.append(error)
     except BaseException:
         terms.cache.leave(flights)
         raise
     return outcomes
+
+
+def _now(flight: Flight) -> Outcome | None:
+    """Return what has arrived by now, if it has."""
+    if not flight.future.done():
+        return None
+    error = flight.future.exception()
+    if isinstance(error, Exception):
+        return error
+    return flight.future.result()
+
+
+def _too_late(flight: Flight, terms: Terms) -> EngineTimeoutError:
+    terms.cache.wait_no_more(flight)
+    return terms.late()
 
 
 def _canceller(loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]) -> Callable[[], object]:

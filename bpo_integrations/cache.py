@@ -7,7 +7,10 @@ of them has gone away. It keeps candidates, not results, so that policy, guards 
 
 from __future__ import annotations
 
+import asyncio
+import os
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future, InvalidStateError
@@ -29,12 +32,26 @@ class Flight:
         future: Where they arrive.
         waiting: How many callers wait for them.
         give_up: Called when nobody waits any more, by whoever was the last.
+        loop: The event loop that the generation lives on, if it lives on one.
     """
 
     key: Hashable
     future: Future[Candidates] = field(default_factory=Future)
     waiting: int = 0
     give_up: Callable[[], object] | None = None
+    loop: asyncio.AbstractEventLoop | None = None
+
+
+_caches: weakref.WeakSet[CandidateCache] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for cache in list(_caches):
+        cache._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class CandidateCache:
@@ -64,9 +81,14 @@ class CandidateCache:
         self._lock = threading.Lock()
         self._kept: OrderedDict[Hashable, Candidates] = OrderedDict()
         self._flying: dict[Hashable, Flight] = {}
+        _caches.add(self)
 
-    def claim(self, keys: Sequence[Hashable]) -> tuple[list[Flight], list[Flight]]:
+    def claim(self, keys: Sequence[Hashable], *, blocks: bool = False) -> tuple[list[Flight], list[Flight]]:
         """Look up keys.
+
+        Args:
+            keys: What to look for.
+            blocks: Whether the caller will block its thread while it waits.
 
         Returns:
             A flight for each key, in order, and those that the caller must now generate: for each of these it calls
@@ -74,6 +96,7 @@ class CandidateCache:
         """
         flights: list[Flight] = []
         mine: list[Flight] = []
+        here = asyncio._get_running_loop() if blocks else None
         with self._lock:
             for key in keys:
                 if key in self._kept:
@@ -82,12 +105,19 @@ class CandidateCache:
                     done.future.set_result(self._kept[key])
                     flights.append(done)
                     continue
-                if key not in self._flying:
+                flying = self._flying.get(key)
+                # What lives on a loop that has ended, or that the caller is about to block, would never come.
+                if flying is None or (flying.loop is not None and (flying.loop.is_closed() or flying.loop is here)):
                     self._flying[key] = Flight(key)
                     mine.append(self._flying[key])
                 self._flying[key].waiting += 1
                 flights.append(self._flying[key])
         return flights, mine
+
+    def wait_no_more(self, flight: Flight) -> None:
+        """Say that a caller has run out of time; the flight goes on, for the next one may profit from it."""
+        with self._lock:
+            flight.waiting -= 1
 
     def leave(self, flights: Sequence[Flight]) -> None:
         """Say that one caller, each, waits for these flights no more. A flight that nobody waits for is given up."""
@@ -101,6 +131,11 @@ class CandidateCache:
         for flight in left:
             if flight.give_up is not None:
                 flight.give_up()
+
+    def is_wanted(self, flight: Flight) -> bool:
+        """Whether somebody still waits for the flight."""
+        with self._lock:
+            return self._flying.get(flight.key) is flight and flight.waiting > 0
 
     def settle(self, flight: Flight, candidates: Sequence[Candidate], *, keep: bool = True) -> None:
         """Hand `candidates` to all that wait for the flight, and keep them."""
@@ -128,6 +163,11 @@ class CandidateCache:
         """Forget everything that is kept; calls in flight go on."""
         with self._lock:
             self._kept.clear()
+
+    def _after_fork(self) -> None:
+        """In a child nothing is under way, and a thread of the parent may have held the lock."""
+        self._lock = threading.Lock()
+        self._flying = {}
 
     def _land(self, flight: Flight) -> None:
         if self._flying.get(flight.key) is flight:

@@ -7,6 +7,7 @@ text. It does not translate, and it does not tell close relatives apart (Danish 
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 import unicodedata
@@ -166,6 +167,15 @@ def _mostly_ascii(text: str) -> bool:
     """Whether at least three letters in four are ASCII; true of a text without letters."""
     letters = [char for char in text[:_LOOKED_AT] if char.isalpha()]
     return sum(char.isascii() for char in letters) * 4 >= len(letters) * 3
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.Lock()  # another thread of the parent may have held it
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def is_loaded() -> bool:

@@ -156,7 +156,7 @@ def meta_record(name: str, mode: Mode) -> Record:
 
 
 _THOUGHTS = re.compile(r"\A\s*<(think|thinking|thought|reasoning)>.*?</\1>", re.DOTALL | re.IGNORECASE)
-_FENCE = re.compile(r"(`{3,}|~{3,})[\w-]*[ \t]*\n(?P<inner>.*?)\n?[ \t]*\1", re.DOTALL)
+_FENCE = re.compile(r"(`{3,}|~{3,})[\w-]*[ \t]{0,16}\n(?P<inner>.*?)\n[ \t]{0,16}\1", re.DOTALL)
 _MARKS = re.compile(rf"<(?P<mark>{MARK}(?:_\d+)?)>(?P<inner>.*)</(?P=mark)>", re.DOTALL)
 _BETTER = r"(?:improved|revised|rewritten|optimi[sz]ed|enhanced|refined|better|new|final|updated)"
 _LABEL = re.compile(

@@ -11,11 +11,11 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from bpo_integrations import language
+from bpo_integrations import language, made
 from bpo_integrations.asking import Ask, Outcome, Terms, aask_all, ask_all
 from bpo_integrations.cache import CandidateCache, Candidates
 from bpo_integrations.decoding import GREEDY, STABLE, Decoding, named_decoding
@@ -92,7 +92,9 @@ class PromptOptimizer:
         shadow: Run everything, but return the original; what would have been used is in `proposal`.
         preload: Load the weights in the background from now on, instead of at first use: for servers, and for programs
             that will certainly need them.
-        options: Passed to `load_rewriter`.
+        engine_options: Options of the engine, passed to `load_rewriter`. Those that no option here has the name of can
+            stand beside the others: `PromptOptimizer(threads=2)`.
+        options: As `engine_options`.
 
     Raises:
         ConfigurationError: Something is configured wrongly, a model is missing, or an extra is not installed.
@@ -120,8 +122,10 @@ class PromptOptimizer:
         on_error: Literal["passthrough", "raise"] = "passthrough",
         shadow: bool = False,
         preload: bool = False,
+        engine_options: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
+        options = {**options, **(engine_options or {})}
         self.rewriter = load_rewriter(model, mode=mode, **options)
         if preload:
             self.rewriter.preload()
@@ -209,6 +213,8 @@ class PromptOptimizer:
         self, prompts: Sequence[str], histories: Sequence[Sequence[str]] | None = None
     ) -> list[OptimizedPrompt | OptimizationError]:
         """As `try_batch`, without blocking the event loop."""
+        if not isinstance(prompts, str):
+            prompts = list(prompts)  # they are looked at twice
         run = self._run(prompts, histories)
         in_thread = not language.is_loaded() or sum(len(str(prompt)) for prompt in prompts) > INLINE_CHARACTERS
         step = await asyncio.to_thread(_advance, run, None) if in_thread else _advance(run, None)
@@ -253,6 +259,9 @@ class PromptOptimizer:
             uses_history=self.rewriter.uses_history,
         )
         work = _Work(prompt, prompt, self.rewriter, context.history)
+        if made.holds(prompt):
+            work.reason, work.open = "optimized before", False
+            return work
         try:
             reason = self._judge.reason_to_keep(prompt, context)
             work.softens = reason is None and self._softener is not None and is_unsafe(prompt)
@@ -320,6 +329,7 @@ class PromptOptimizer:
                     hint="With on_error='passthrough' the original goes on.",
                 )
                 failure.__cause__ = work.error
+                failure.retryable = getattr(work.error, "retryable", False)
                 return failure
         result = OptimizedPrompt(
             original=work.original,
@@ -331,6 +341,8 @@ class PromptOptimizer:
             tokens=sum(candidate.tokens for candidate in work.candidates),
             rewriter=work.rewriter.id,
         )
+        if result.changed and not self.shadow:
+            made.note(result.text)
         if self.shadow:
             return replace(
                 result, text=work.original, kind="kept", reason=f"shadow: {work.reason}", proposal=result.text

@@ -9,9 +9,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import threading
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,8 @@ from bpo_integrations.templates import PAPER_FORMAT, PromptFormat
 logger = logging.getLogger(__name__)
 
 RECORD_FILE = "bpo.json"
+LONGEST_TURN = 2000
+"""Characters of an earlier turn that the model is shown in any case."""
 RECORD_SCHEMA = 1
 
 
@@ -146,7 +151,7 @@ class Rewriter:
     @property
     def id(self) -> str:
         """Names the weights, their format and how they run; part of the cache's key."""
-        return f"{self.record.name}:{self.record.mode}@{self.engine.id}"
+        return f"{self.record.name}:{self.record.mode}:{_digest(self.record)}@{self.engine.id}"
 
     @property
     def mode(self) -> Mode:
@@ -192,8 +197,12 @@ class Rewriter:
         return asked.answer(await self._source.agenerate(asked.requests, asked.decoding) if asked.requests else [])
 
     def preload(self) -> None:
-        """Load the weights in a thread; what goes wrong there is told to the first who asks for candidates."""
-        threading.Thread(target=self._touch, name="bpo-preload", daemon=True).start()
+        """Load the weights in a thread; what goes wrong there is told to the first who asks for candidates.
+
+        The process ends when they are loaded, at the earliest: a thread that is torn down inside a runtime takes the
+        process with it.
+        """
+        threading.Thread(target=self._touch, name="bpo-preload").start()
 
     def _touch(self) -> None:
         try:
@@ -269,15 +278,25 @@ class _Asked:
         return replace(candidate, text=text.strip())
 
 
+@lru_cache(maxsize=256)
+def _digest(record: Record) -> str:
+    """Tell a record from others of the same name: what it says decides what the model writes."""
+    return f"{zlib.crc32(repr(record).encode()):08x}"
+
+
 def _recent(history: Sequence[str], tokens: int) -> list[str]:
-    """Return the latest turns that are, together, not longer than a prompt may be (at four characters a token)."""
+    """Return the latest turns, together not longer than a prompt may be (at four characters a token).
+
+    A long turn is shortened to its beginning: an answer of many pages must not leave the model without any history.
+    """
     kept: list[str] = []
     room = 4 * tokens
     for turn in reversed(history):
-        room -= len(turn)
-        if room < 0:
+        if room <= 0:
             break
-        kept.append(turn)
+        most = min(room, max(LONGEST_TURN, room // 4))
+        kept.append(turn if len(turn) <= most else f"{turn[:most]} …")
+        room -= len(kept[-1])
     return kept[::-1]
 
 
@@ -308,7 +327,8 @@ def load_rewriter(spec: str | Rewriter | object = "embedded", *, mode: Mode | No
     except TypeError as error:
         if "unexpected keyword argument" not in str(error):
             raise
-        unknown = str(error).rpartition(" ")[2]
+        found = re.search(r"argument ('\w+')", str(error))
+        unknown = found[1] if found else "of that name"
         msg = f"{spec if isinstance(spec, str) else type(spec).__name__} has no option {unknown}."
         raise ConfigurationError(msg, hint="docs/engines.md leads to the options of each engine.") from error
     if mode is not None and rewriter.mode != mode:

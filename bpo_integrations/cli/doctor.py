@@ -53,6 +53,9 @@ ENGINES = (
     ),
     Need("ct2:DIR", "a converted model", PACKAGES, "local"),
     Need("hf:ID", "transformers", ("torch", "transformers", "peft", "accelerate"), "hf", trial=False),
+    Need("vllm:ID", "vLLM", ("vllm",), "vllm", trial=False),
+    Need("server:MODEL", "a rewriter behind a server", ("openai",), "server", trial=False),
+    Need("PROVIDER:MODEL", "any LLM that LangChain knows", ("langchain",), "agents", trial=False),
 )
 
 VERSIONS = (

@@ -6,7 +6,7 @@ import functools
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
@@ -39,7 +39,7 @@ class Settings:
     """What the options say about the optimizer; each field is the option of that name."""
 
     model: str = "embedded"
-    engine: tuple[tuple[str, Any], ...] = ()
+    engine: tuple[tuple[str, Any], ...] = field(default=(), repr=False)
     mode: Mode | None = None
     decoding: str | None = None
     n: int | None = None
@@ -88,7 +88,7 @@ class Settings:
             timeout=self.timeout,
             on_error="raise" if self.strict else "passthrough",
             preload=preload,
-            **({} if rewriter is not None else dict(self.engine)),
+            engine_options={} if rewriter is not None else dict(self.engine),
         )
 
     def fingerprint(self, rewriter: Rewriter) -> dict[str, Any]:
@@ -106,7 +106,8 @@ def _engine_options(
     for item in given:
         key, mark, value = item.partition("=")
         if not mark or not key.isidentifier():
-            msg = f"{item!r} is not KEY=VALUE."
+            # Not the whole item: what stands behind the mark may be a key.
+            msg = f"{key!r} is no option's name. Give KEY=VALUE, with _ and not -."
             raise click.BadParameter(msg, context, parameter)
         try:
             found[key] = json.loads(value)

@@ -111,7 +111,16 @@ class _Queue:
         call.future.cancel()
 
     def _work(self, wait: float) -> None:
-        """Work off batches until nothing has come for a while."""
+        """Work off batches until nothing has come for a while; whatever goes wrong is told to all who wait."""
+        try:
+            self._work_off(wait)
+        except BaseException as error:
+            with self._changed:
+                self._thread, calls, self._calls = None, self._calls, []
+            for call in calls:
+                call.fail(error)
+
+    def _work_off(self, wait: float) -> None:
         busy = False
         while True:
             with self._changed:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import hashlib
 import itertools
 import os
 from collections.abc import Sequence
@@ -205,7 +206,7 @@ def load_chat_model(
         raise ConfigurationError(msg, hint="Use 'augment' or 'rewrite'.")
     if isinstance(spec, str):
         engine = ChatModelEngine(
-            _built(spec, init_options), name=name or (None if init_options else spec), concurrency=concurrency
+            _built(spec, init_options), name=name or _named(spec, init_options), concurrency=concurrency
         )
     elif init_options:
         msg = f"An LLM that is built already takes no {', '.join(init_options)}."
@@ -213,6 +214,13 @@ def load_chat_model(
     else:
         engine = ChatModelEngine(spec, name=name, concurrency=concurrency)
     return Rewriter(engine, meta_record(engine.name, mode), PARSERS[mode])
+
+
+def _named(spec: str, options: dict[str, Any]) -> str:
+    """Name an LLM by all that it is built from, the same in every process; of a secret nothing can be read back."""
+    if not options:
+        return spec
+    return f"{spec}+{hashlib.sha256(repr(sorted(options.items())).encode()).hexdigest()[:8]}"
 
 
 def _built(spec: str, options: dict[str, Any]) -> Any:

@@ -12,6 +12,7 @@ import asyncio
 import json
 import os
 import threading
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -89,7 +90,7 @@ def load_transformers(
         device=device,
         dtype=dtype,
         allow_download=allowed,
-        name=rest if not adapter else None,
+        name=None if adapter or weights == str(Path(rest).expanduser().resolve()) else rest,
         quantize=quantize,
         prompt_lookup=prompt_lookup,
         card=record in BUILT_IN_RECORDS.values(),
@@ -248,12 +249,16 @@ class TransformersEngine:
         """The kind of device, where it was given or the weights are loaded: finding out would import torch."""
         if self._device is not None:
             return self._device.partition(":")[0]
-        return None if self._model is None else str(self._model.model.device.type)
+        model = self._model  # once: another thread may close the engine
+        return None if model is None else str(model.model.device.type)
 
     @property
     def id(self) -> str:
         """Names the weights and the way they run."""
         kept = f":{self._quantize}" if self._quantize else ""
+        if self._adapter is not None or self._card:  # the same adapter on another base is another model
+            which = (self._spec, str(self._adapter), self._card)
+            kept += f":{zlib.crc32(repr(which).encode()):08x}"
         return f"hf:{self._name}:{self._device or 'auto'}:{self._dtype or 'auto'}{kept}"
 
     def _loaded(self) -> CausalModel:

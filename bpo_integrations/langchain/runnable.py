@@ -130,7 +130,7 @@ class BPORunnable(RunnableSerializable[PromptLike, Any]):
     timeout: float | None = 60.0
     on_error: Literal["passthrough", "raise"] = "passthrough"
     shadow: bool = False
-    engine_options: dict[str, Any] = Field(default_factory=dict)
+    engine_options: dict[str, Any] = Field(default_factory=dict, repr=False)
     _memo: _Memo = PrivateAttr(default_factory=_Memo)
 
     if not TYPE_CHECKING:  # type checkers derive the signature from the fields
@@ -268,7 +268,8 @@ def _shared_optimizer(
     *, process: int, model: str | _Same, engine_options: tuple[tuple[str, Any], ...], **options: Any
 ) -> PromptOptimizer:
     """Return the optimizer of these options; a forked child, which cannot use its parent's engines, gets its own."""
-    return PromptOptimizer(model.value if isinstance(model, _Same) else model, **options, **dict(engine_options))
+    spec = model.value if isinstance(model, _Same) else model
+    return PromptOptimizer(spec, **options, engine_options=dict(engine_options))
 
 
 def _refuse(kwargs: dict[str, Any]) -> None:

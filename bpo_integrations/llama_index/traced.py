@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from llama_index.core.instrumentation import get_dispatcher
 
+from bpo_integrations import made
 from bpo_integrations.errors import ConfigurationError
 from bpo_integrations.llama_index.events import PromptOptimizationEndEvent, PromptOptimizationStartEvent
 from bpo_integrations.optimizer import PromptOptimizer
@@ -48,11 +49,6 @@ class _Recent(Generic[K, V]):
             self._kept.move_to_end(key)
             while len(self._kept) > self._size:
                 self._kept.popitem(last=False)
-
-
-# The texts that optimizations in this process made, by hash: a message of LlamaIndex cannot carry a mark, because
-# integrations send its `additional_kwargs` on to the provider.
-_made: _Recent[int, bool] = _Recent(4 * REMEMBERED)
 
 
 class TracedOptimizer:
@@ -105,13 +101,11 @@ class TracedOptimizer:
         return result
 
     def _known(self, prompt: str, history: Sequence[str]) -> OptimizedPrompt | None:
-        if _made.get(hash(prompt)):
+        if made.holds(prompt):  # no marks: integrations send a message's `additional_kwargs` on to the provider
             return OptimizedPrompt(prompt, prompt, "kept", "optimized before", rewriter=self.optimizer.rewriter.id)
         return self._results.get((prompt, tuple(history)))
 
     def _keep(self, history: Sequence[str], result: OptimizedPrompt) -> OptimizedPrompt:
-        if result.changed:
-            _made.put(hash(result.text), True)
         if not result.reason.removeprefix("shadow: ").startswith("failed: "):
             self._results.put((result.original, tuple(history)), result)
         return result

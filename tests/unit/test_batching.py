@@ -261,3 +261,21 @@ def test_only_engines_that_want_it_are_put_behind_a_batcher(engine: StepEngine) 
     assert coalesced(batcher) is batcher
     engine.traits = replace(StepEngine.traits, coalesce=False)
     assert coalesced(engine) is engine
+
+
+async def test_an_engine_that_breaks_between_batches_is_told_to_all_and_the_queue_goes_on(engine: StepEngine) -> None:
+    class Breaking(StepEngine):
+        broken = True
+
+        @property
+        def batch_rows(self) -> int:  # type: ignore[override]
+            if self.broken:
+                raise RuntimeError("broken")
+            return 8
+
+    breaking = Breaking(engine.id + "-breaking")
+    batcher = Batcher(breaking)
+    with pytest.raises(RuntimeError, match="broken"):
+        await asyncio.wait_for(batcher.agenerate([ask("a")], GREEDY), 10)
+    breaking.broken = False
+    assert texts(await asyncio.wait_for(batcher.agenerate([ask("b")], GREEDY), 10)) == ["b"]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 from fakes import fake_rewriter
@@ -419,3 +421,73 @@ def test_options_beside_a_ready_rewriter_are_refused() -> None:
 def test_an_option_that_the_engine_does_not_have_is_named() -> None:
     with pytest.raises(ConfigurationError, match=r"ct2:.* has no option 'devise'"):
         PromptOptimizer("ct2:somewhere", devise="cuda")
+
+
+def test_the_end_of_one_event_loop_leaves_those_who_wait_in_other_threads() -> None:
+    rewriter = fake_rewriter(lambda _: ADDITION, delay=0.3)
+    optimizer = PromptOptimizer(rewriter)
+
+    async def gone() -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(optimizer.aoptimize(QUESTION), 0.1)
+
+    first = threading.Thread(target=lambda: asyncio.run(gone()))
+    first.start()
+    time.sleep(0.03)
+    assert optimizer.optimize(QUESTION).kind == "augmented"
+    first.join()
+
+
+async def test_a_blocking_call_inside_a_loop_does_not_wait_for_that_loop() -> None:
+    optimizer = PromptOptimizer(fake_rewriter(lambda _: ADDITION, delay=0.1), timeout=5)
+    flying = asyncio.create_task(optimizer.aoptimize(QUESTION))
+    await asyncio.sleep(0.02)
+    assert optimizer.optimize(QUESTION).kind == "augmented"
+    assert (await flying).kind == "augmented"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
+def test_a_child_does_not_wait_for_what_its_parent_generates() -> None:
+    optimizer = PromptOptimizer(fake_rewriter(lambda _: ADDITION, delay=0.3), timeout=5)
+    waiting = threading.Thread(target=optimizer.optimize, args=(QUESTION,))
+    waiting.start()
+    time.sleep(0.05)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if optimizer.optimize(QUESTION).changed else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    waiting.join()
+
+
+async def test_an_iterator_of_prompts_is_read_once() -> None:
+    is_english("Bonjour tout le monde")
+    optimizer = PromptOptimizer(fake_rewriter(lambda _: ADDITION))
+    assert [result.original for result in await optimizer.aoptimize_batch(iter([QUESTION]))] == [QUESTION]  # type: ignore[arg-type]
+
+
+def test_what_was_made_here_is_not_optimized_again_even_without_a_mark() -> None:
+    more = iter(["Explain the main steps in order.", "Compare the first and the second dose."])
+    optimizer = PromptOptimizer(fake_rewriter(lambda _: next(more)))
+    once = optimizer.optimize("Why do vaccines need boosters?")
+    assert once.changed
+    assert optimizer.optimize(once.text).reason == "optimized before"
+
+
+def test_rewriters_of_one_name_and_engine_but_other_records_are_told_apart() -> None:
+    rewriter = fake_rewriter()
+    other = Rewriter(rewriter.engine, replace(rewriter.record, new_tokens=7))
+    assert rewriter.id != other.id
+    assert rewriter.id == Rewriter(rewriter.engine, rewriter.record).id
+
+
+def test_a_long_answer_in_the_history_is_shortened_not_dropped() -> None:
+    knowing = fake_rewriter(lambda _: ADDITION, history="{history}\n")
+    PromptOptimizer(knowing, policy=go_on).optimize(QUESTION, ["Who was Ada?", "She was " + "x" * 50_000])
+    (text,) = knowing.engine.calls[0]  # type: ignore[attr-defined]
+    assert "She was xxx" in text
+    assert len(text) < 6_000
+
+
+def test_options_of_the_engine_do_not_collide_with_those_of_the_optimizer() -> None:
+    with pytest.raises(ConfigurationError, match="has no option 'timeout'"):
+        PromptOptimizer("ct2:somewhere", engine_options={"timeout": 5})

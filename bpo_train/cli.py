@@ -9,11 +9,16 @@ import click
 
 from bpo_integrations.errors import BPOError
 from bpo_integrations.rewriter import Record
+from bpo_train.cli_data import construct, reproduce
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def cli() -> None:
     """Train a prompt rewriter of your own, and export it."""
+
+
+cli.add_command(construct)
+cli.add_command(reproduce)
 
 
 @cli.command(

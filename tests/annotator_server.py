@@ -15,7 +15,7 @@ import json
 import re
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +39,10 @@ class AnnotatorServer:
     faults: bool = False
     status: int = 200
     """Another status is what every request gets."""
+    refuses_after: tuple[int, int] | None = None
+    """After so many requests, every one gets this status."""
+    heard: Callable[[dict[str, Any]], object] = lambda body: None
+    """Called with each request's body."""
     tokens: int = 100
     """Tokens that each answer is said to have cost, half of them read."""
     asked: Counter[str] = field(default_factory=Counter)
@@ -48,12 +52,12 @@ class AnnotatorServer:
 
     def read(self, data: Path) -> AnnotatorServer:
         """Learn the answers."""
-        for line in (data / "pairs.jsonl").read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
-            self.rewrites[row["prompt"]] = (row["comparison"], row["optimized_prompt"])
-        for line in (data / "additions.jsonl").read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
-            self.additions[row["prompt"]] = row["addition"]
+        with (data / "pairs.jsonl").open(encoding="utf-8") as lines:
+            for row in map(json.loads, lines):
+                self.rewrites[row["prompt"]] = (row["comparison"], row["optimized_prompt"])
+        with (data / "additions.jsonl").open(encoding="utf-8") as lines:
+            for row in map(json.loads, lines):
+                self.additions[row["prompt"]] = row["addition"]
         return self
 
 
@@ -66,7 +70,7 @@ def fault_of(instruction: str) -> str | None:
 def instruction_of(body: dict[str, Any]) -> str:
     """Return the instruction that a request is about; the whole message where there are no marks."""
     text = body["messages"][-1]["content"]
-    found = re.search(r"<instruction(_\d+)?>\n(.*?)\n</instruction\1>", text, re.DOTALL)
+    found = re.search(r"<instruction((?:_\d+)?)>\n(.*?)\n</instruction\1>", text, re.DOTALL)
     return found[2] if found else text
 
 
@@ -95,7 +99,10 @@ def answer(server: AnnotatorServer, body: dict[str, Any], fault: str | None) -> 
 async def respond(server: AnnotatorServer, body: dict[str, Any]) -> tuple[int, bytes, str]:
     """Return status, body and further headers; an empty body drops the connection."""
     instruction = instruction_of(body)
+    server.heard(body)
     server.asked[instruction] += 1
+    if server.refuses_after and server.asked.total() > server.refuses_after[0]:
+        return server.refuses_after[1], b'{"error": {"message": "no", "code": null}}', ""
     await asyncio.sleep(server.latency)
     if server.status != 200:
         return server.status, b'{"error": {"message": "no", "code": null}}', ""
@@ -132,7 +139,7 @@ async def serve(server: AnnotatorServer, started: threading.Event, stop: asyncio
     """Serve until told to stop."""
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(asyncio.IncompleteReadError, ConnectionError):
+        with suppress(asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
                 length = int(re.search(r"content-length: *(\d+)", head)[1]) if "content-length" in head else 0
@@ -156,6 +163,10 @@ async def serve(server: AnnotatorServer, started: threading.Event, stop: asyncio
     started.set()
     async with found:
         await stop.wait()
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
 
 
 @contextmanager
@@ -173,9 +184,6 @@ def annotator_server(data: Path | None = None, **options: Any) -> Iterator[Annot
 
     def run() -> None:
         loop.run_until_complete(serve(server, started, stop))
-        for task in (left := asyncio.all_tasks(loop)):
-            task.cancel()
-        loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
         loop.close()
 
     thread = threading.Thread(target=run, daemon=True)
@@ -195,7 +203,7 @@ def main() -> None:
     parser.add_argument("--faults", action="store_true")
     args = parser.parse_args()
     with annotator_server(args.data, latency=args.latency, faults=args.faults) as server:
-        print(server.base_url, flush=True)
+        print(server.base_url, flush=True)  # noqa: T201
         threading.Event().wait()
 
 

@@ -5,11 +5,12 @@ An output is written only when every row has its result. Which input may become 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import BinaryIO, Protocol, TypeVar
+from typing import Any, BinaryIO, Protocol, TypeVar
 
 from bpo_integrations.cli.exits import FileError
 from bpo_integrations.cli.formats import CsvRows, JsonRows, TextRows
@@ -92,7 +93,7 @@ class JsonLines:
         """Write the file."""
         for block in blocks(self.rows.records(), WRITE_BLOCK):
             for (_, record), outcome in zip(block, look_up([row for row, _ in block]), strict=True):
-                file.write(f"{dump({**record, **self.rows.fields.added(outcome)})}\n".encode())
+                file.write(f"{dump(_finite({**record, **self.rows.fields.added(outcome)}))}\n".encode())
 
 
 def refuse_twins(rows: Rows) -> None:
@@ -139,3 +140,12 @@ def line_rows(source: Path, fields: Fields, kind: str) -> LineRows:
     """Return the rows of a file of lines."""
     readers: dict[str, Callable[[Path, Fields], LineRows]] = {"jsonl": JsonRows, "csv": CsvRows, "txt": TextRows}
     return readers[kind](source, fields)
+
+
+def _finite(value: Any) -> Any:
+    """Put null for numbers that JSON does not have; tables write a missing number as NaN."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list) else value

@@ -65,6 +65,14 @@ def test_parquet_becomes_jsonl_and_back(tmp_path: Path) -> None:
     assert "'bpo_kind' already" in refused(done)
 
 
+def test_a_number_that_json_does_not_have_becomes_null(tmp_path: Path) -> None:
+    source = parquet(tmp_path / "in.parquet", x=pa.array([float("nan"), float("inf"), 1.5] * (ROWS // 3)))
+    assert run(source, tmp_path / "out.jsonl").exit_code == 0
+    lines = (tmp_path / "out.jsonl").read_text().splitlines()
+    assert "NaN" not in lines[0]
+    assert [json.loads(line)["x"] for line in lines[:3]] == [None, None, 1.5]
+
+
 def test_jsonl_fields_get_the_one_type_that_holds_all_their_values(tmp_path: Path) -> None:
     late = BLOCK * 40  # in another of the blocks that are looked at together
     rows = [

@@ -138,8 +138,8 @@ class ChatBPO(BaseChatModel):
             return
         asked, mark = self._optimized(messages, run_manager)
         for chunk in self.llm._stream(asked, stop=stop, run_manager=run_manager, **kwargs):
-            mark = _sign(chunk.message, mark)
-            yield chunk
+            yield chunk.model_copy(update={"message": _sign(chunk.message, mark)}) if mark else chunk
+            mark = {}
 
     async def _astream(
         self,
@@ -153,8 +153,8 @@ class ChatBPO(BaseChatModel):
             return
         asked, mark = await self._aoptimized(messages, run_manager)
         async for chunk in self.llm._astream(asked, stop=stop, run_manager=run_manager, **kwargs):
-            mark = _sign(chunk.message, mark)
-            yield chunk
+            yield chunk.model_copy(update={"message": _sign(chunk.message, mark)}) if mark else chunk
+            mark = {}
 
     def _should_stream(self, **kwargs: Any) -> bool:
         return not self._streaming_disabled(**kwargs) and self.llm._should_stream(**kwargs)
@@ -206,7 +206,12 @@ class ChatBPO(BaseChatModel):
     def _identifying_params(self) -> dict[str, Any]:
         """The LLM's, and the optimizer's: a cached answer belongs to both."""
         optimizer = self._bpo._ready()
-        ours = {"rewriter": optimizer.rewriter.id, "decoding": str(optimizer.decoding), "shadow": optimizer.shadow}
+        ours = {
+            "rewriter": optimizer.rewriter.id,
+            "decoding": str(optimizer.decoding),
+            **{name: getattr(optimizer, name) for name in ("mode", "unsafe", "passes", "shadow")},
+            "ready": None if self.optimizer is None else id(self.optimizer),  # its guards and policy have no names
+        }
         return {**self.llm._identifying_params, "llm": self.llm._llm_type, MARK: ours}
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
@@ -251,16 +256,14 @@ def _mark(asked: Sequence[BaseMessage]) -> dict[str, Any]:
     return {MARK: {**found, "text": text}}
 
 
-def _sign(answer: BaseMessage, mark: dict[str, Any]) -> dict[str, Any]:
-    """Put the mark on the answer, or its first chunk; return what remains to be put on the next one."""
-    answer.response_metadata = {**answer.response_metadata, **mark}
-    return {}
+def _sign(answer: BaseMessage, mark: dict[str, Any]) -> BaseMessage:
+    """Return a copy of the answer, or of its first chunk, with the mark: the LLM may hold on to its own."""
+    return answer.model_copy(update={"response_metadata": {**answer.response_metadata, **mark}})
 
 
 def _signed(result: ChatResult, mark: dict[str, Any]) -> ChatResult:
-    for generation in result.generations:
-        _sign(generation.message, mark)
-    return result
+    generations = [each.model_copy(update={"message": _sign(each.message, mark)}) for each in result.generations]
+    return result.model_copy(update={"generations": generations})
 
 
 def _whole(result: ChatResult) -> ChatGenerationChunk:

@@ -7,7 +7,6 @@ time. It ranks by no model of its own and never changes a document. docs/rag.md 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from langchain_core.messages import HumanMessage, MessageLikeRepresentation
 from langchain_core.retrievers import BaseRetriever, RetrieverLike
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from langchain_core.runnables.config import ContextThreadPoolExecutor
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, PrivateAttr, ValidationError
 
 from bpo_integrations.dialogue import leans_on_history
 from bpo_integrations.errors import ConfigurationError
@@ -79,6 +78,7 @@ class BPORetriever(BaseRetriever):
     include_original: bool = True
     fusion: Fusion = "rrf"
     k: int | None = Field(default=None, ge=1)
+    _step: tuple[tuple[Any, ...], BPORunnable] | None = PrivateAttr(default=None)
 
     if not TYPE_CHECKING:  # type checkers derive the signature from the fields
 
@@ -132,7 +132,7 @@ class BPORetriever(BaseRetriever):
 
         def search(text: str) -> list[Document] | Exception:
             try:
-                return self.retriever.invoke(text, _below(run_manager), **_search_options(options, k or self.k))
+                return self.retriever.invoke(text, _below(run_manager), **self._search_options(options, k))
             except Exception as error:  # judged in `_fused`: the user's own words may have found something
                 return error
 
@@ -155,7 +155,7 @@ class BPORetriever(BaseRetriever):
 
         async def search(text: str) -> list[Document] | Exception:
             try:
-                return await self.retriever.ainvoke(text, _below(run_manager), **_search_options(options, k or self.k))
+                return await self.retriever.ainvoke(text, _below(run_manager), **self._search_options(options, k))
             except Exception as error:  # judged in `_fused`: the user's own words may have found something
                 return error
 
@@ -169,14 +169,24 @@ class BPORetriever(BaseRetriever):
         return self._fused(*await asyncio.gather(own(), other()), k or self.k)
 
     def _bpo(self) -> BPORunnable:
-        """Return the step that optimizes; runnables of the same options share optimizer, cache and weights."""
-        return BPORunnable(model=self.model, mode=self.mode, optimizer=self.optimizer)
+        """Return the step that optimizes; a new one where the options changed since."""
+        options, step = (self.model, self.mode, self.optimizer), self._step
+        if step is None or any(new is not old for new, old in zip(options, step[0], strict=True)):
+            runnable = BPORunnable(model=self.model, mode=self.mode, optimizer=self.optimizer)
+            self._step = step = (options, runnable)
+        return step[1]
+
+    def _search_options(self, options: dict[str, Any], k: int | None) -> dict[str, Any]:
+        """Return the options of a search; a runnable that is no retriever may not know what `k` is."""
+        k = k or self.k
+        return options if k is None or not isinstance(self.retriever, BaseRetriever) else {**options, "k": k}
 
     def _plan(self, query: str, history: Sequence[MessageLikeRepresentation]) -> _Plan:
         """Plan the searches: a follow-up finds nothing by its own words, so its rewrite is searched for alone."""
-        own = query.bpo.get("original", query) if isinstance(query, OptimizedText) else query
+        own = str(query.bpo.get("original", query)) if isinstance(query, OptimizedText) else query
         turn = take([*history, HumanMessage(own)])
-        prompt: PromptLike = [*history, HumanMessage(own)] if history and own is query else query
+        settled = take(query).text is None
+        prompt: PromptLike = [*history, HumanMessage(own)] if history and not settled else query
         modes = (self.mode, getattr(self.optimizer, "mode", None), getattr(self.model, "mode", None))
         stands_alone = "rewrite" in modes and leans_on_history(own, turn.history)
         return _Plan(own, self.include_original and not stands_alone, prompt)
@@ -221,12 +231,8 @@ def _below(run: _Run, *tags: str) -> RunnableConfig:
     return RunnableConfig(callbacks=run.get_child(), tags=list(tags))
 
 
-def _search_options(options: dict[str, Any], k: int | None) -> dict[str, Any]:
-    return options if k is None else {**options, "k": k}
-
-
 def _identity(document: Document) -> Hashable:
     """Return the document's id, or what stands for it."""
     if document.id is not None:
         return document.id
-    return document.page_content, json.dumps(document.metadata, sort_keys=True, default=repr)
+    return document.page_content, repr(sorted(map(repr, document.metadata.items())))

@@ -38,7 +38,7 @@ _HINT = "Pass a str, a prompt value, a list of messages, or a dict with input_ke
 
 
 class OptimizedText(str):
-    """A str that went through the optimizer and says so, so that it is not optimized a second time.
+    """A str that went through the optimizer and says so, so that what was optimized is not optimized a second time.
 
     Args:
         text: The text.
@@ -155,8 +155,13 @@ def _take_key(value: Mapping[str, Any], key: str | None) -> Turn:
 
 
 def _take_str(value: str) -> Turn:
-    text = None if isinstance(value, OptimizedText) else value
+    text = None if isinstance(value, OptimizedText) and _is_settled(value) else value
     return Turn(text, value, lambda result: OptimizedText(result.text, mark(result)))
+
+
+def _is_settled(value: OptimizedText) -> bool:
+    """Whether the str was changed, or would have been (shadow mode); one that was kept may be asked about again."""
+    return value != value.bpo.get("original") or "proposal" in value.bpo
 
 
 def _messages(value: Sequence[Any]) -> list[BaseMessage]:
@@ -203,17 +208,20 @@ def users_turn(messages: Sequence[BaseMessage]) -> int | None:
 def tools_at_work(messages: Sequence[BaseMessage]) -> int:
     """Return where the tool calls and results behind the user's turn begin; `len(messages)` where there are none.
 
+    System messages behind or among them do not count.
+
     Example:
         >>> tools_at_work([HumanMessage("Hi")])
         1
     """
-    index = len(messages)
-    while index and (
-        isinstance(messages[index - 1], ToolMessage)
-        or (isinstance(message := messages[index - 1], AIMessage) and message.tool_calls)
-    ):
-        index -= 1
-    return index or len(messages)
+    begin = len(messages)
+    for index in range(len(messages) - 1, -1, -1):
+        message = messages[index]
+        if isinstance(message, ToolMessage) or (isinstance(message, AIMessage) and message.tool_calls):
+            begin = index
+        elif not isinstance(message, SystemMessage):
+            break
+    return begin or len(messages)
 
 
 def _is_human(message: BaseMessage) -> bool:
@@ -222,8 +230,14 @@ def _is_human(message: BaseMessage) -> bool:
     return isinstance(message, HumanMessage)
 
 
+def _is_ai(message: BaseMessage) -> bool:
+    if isinstance(message, ChatMessage):
+        return message.role in ("assistant", "ai")
+    return isinstance(message, AIMessage)
+
+
 def _history(messages: Sequence[BaseMessage]) -> tuple[str, ...]:
-    turns = (message for message in messages if isinstance(message, AIMessage) or _is_human(message))
+    turns = (message for message in messages if _is_ai(message) or _is_human(message))
     return tuple(text for turn in turns if (text := str(turn.text)))
 
 
@@ -262,12 +276,13 @@ def _is_marked(message: BaseMessage, text: str) -> bool:
     """Whether the message was optimized before.
 
     A mark that does not fit the text, which was edited since, does not count. Of a rewrite only the return to the
-    original can be noticed.
+    original can be noticed. Nor does the mark of a turn that was kept: another optimizer may be able to improve it, for
+    example one that reads the history. In shadow mode the proposal counts as made.
     """
     found = message.additional_kwargs.get(MARK)
     if not isinstance(found, Mapping) or not isinstance(original := found.get("original"), str):
         return False
     kind = found.get("kind")
     if kind == "kept":
-        return text == original
+        return "proposal" in found and text == original
     return text != original and (kind != "augmented" or text.startswith(original))

@@ -37,13 +37,14 @@ class BPOAgentMixin(BaseWorkflowAgent):
 
     Put it before the agent's class: `class MyAgent(BPOAgentMixin, CodeActAgent)`. The memory keeps the user's own
     words, and from these come later runs and a structured output at the end. Commands to tools ("delete the file foo")
-    are left alone by the default policy. Where the model fails, the turn goes on as it was.
+    are left alone, see `agent_policy`. Where the model fails, the turn goes on as it was.
 
     Args:
         model: The rewriter: a spec, a `Rewriter`, or an LLM.
         mode: `augment` only adds behind the user's words. `rewrite` must be asked for, here even where the optimizer is
             ready: an agent acts on what it is told.
-        optimizer: A ready `PromptOptimizer`, instead of `model`.
+        optimizer: A ready `PromptOptimizer`, instead of `model`. Its own policy counts: give it `policy=agent_policy`,
+            or orders to tools are optimized too.
 
     Raises:
         ConfigurationError: The rewriter does not have the mode, a model is missing, or an extra is not installed.

@@ -33,6 +33,9 @@ from bpo_integrations.llama_index.turns import last_turn, texts
 QUERY = "query_str"
 """The variable in which LlamaIndex's templates hold the user's query."""
 
+_SHARED = ("callback_manager", "system_prompt", "query_wrapper_prompt", "output_parser", "pydantic_program_mode")
+"""Fields of the inner LLM that others read from the outer one, such as the prompt helper when it counts tokens."""
+
 
 class PassingLLM(FunctionCallingLLM):
     """Hands every call on to `llm`, the user's turn in it as `_improve` returns it.
@@ -48,12 +51,12 @@ class PassingLLM(FunctionCallingLLM):
     completions: bool = Field(default=False, description="Whether bare completions are the user's turns, too.")
 
     def __init__(self, llm: LLM, **fields: Any) -> None:
-        super().__init__(llm=llm, **{"callback_manager": llm.callback_manager, **fields})
+        super().__init__(llm=llm, **{**{name: getattr(llm, name) for name in _SHARED}, **fields})
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
-        if name == "callback_manager":  # `Settings` hands its own to the LLM in this way
-            self.llm.callback_manager = value
+        if name in _SHARED:  # `Settings`, for one, hands its callback manager to the LLM in this way
+            setattr(self.llm, name, value)
 
     @abstractmethod
     def _improve(self, text: str, history: Sequence[str]) -> str:

@@ -285,6 +285,25 @@ def test_tools_keep_the_llm_s_own_format_and_the_turn_stays_improved_while_they_
     assert engine_of(chat).calls == [[QUESTION]], "the second time it comes from the cache"
 
 
+def test_a_system_message_behind_the_tools_does_not_end_the_turn() -> None:
+    llm = ChatProvider()
+    call = AIMessage("", tool_calls=[{"name": "look_up", "args": {}, "id": "1"}])
+    messages = [HumanMessage(QUESTION), call, ToolMessage("found x", tool_call_id="1"), SystemMessage("Be kind.")]
+    around(llm).invoke(messages)
+    assert llm.texts() == [BETTER, "", "found x", "Be kind."]
+
+
+def test_the_llm_s_own_answer_is_not_altered() -> None:
+    own = AIMessage("one two")
+
+    class Holding(ChatPlain):
+        def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **_: Any) -> ChatResult:
+            return ChatResult(generations=[ChatGeneration(message=own)])
+
+    assert around(Holding()).invoke(QUESTION).response_metadata["bpo"]["text"] == BETTER
+    assert own.response_metadata == {}
+
+
 def test_tool_calls_stream() -> None:
     answer = _joined(around(ChatProvider()).bind_tools([look_up]).stream(QUESTION))
     assert [call["name"] for call in answer.tool_calls] == ["look_up"]
@@ -342,6 +361,15 @@ def test_the_llm_s_cache_is_used_and_told_apart_from_the_bare_llm_s() -> None:
     assert len(llm.seen) == 1
     llm.invoke(QUESTION)
     assert len(llm.seen) == 2
+
+
+def test_different_optimizers_have_different_parameters() -> None:
+    ready = [PromptOptimizer(rewriter(), **options) for options in ({}, {}, {"shadow": True})]
+    found = [ChatBPO(llm=ChatPlain(), optimizer=each)._identifying_params for each in ready]
+    assert all(one != other for one, other in zip(found, found[1:] + found[:1], strict=True))
+    assert found[0] == ChatBPO(llm=ChatPlain(), optimizer=ready[0])._identifying_params
+    told = found[0]["bpo"]
+    assert (told["mode"], told["unsafe"], told["passes"]) == ("augment", "keep", 1)
 
 
 def test_the_llm_s_rate_limiter_is_asked() -> None:

@@ -23,6 +23,7 @@ from llama_index.core.llms import MockLLM
 from llama_index.core.memory import ChatMemoryBuffer, Memory
 from llama_index.core.prompts import ChatPromptTemplate, PromptTemplate
 from llama_index.core.tools import FunctionTool
+from llama_index.core.types import PydanticProgramMode
 from llama_parts import (
     ADDED,
     BETTER,
@@ -332,6 +333,16 @@ def test_metadata_and_callbacks_are_those_of_the_inner_llm() -> None:
     other = CallbackManager()
     llm.callback_manager = other
     assert inner.callback_manager is other
+
+
+def test_what_others_read_of_the_llm_is_that_of_the_inner_one() -> None:
+    inner = MockLLM(system_prompt="Be kind.")
+    inner.query_wrapper_prompt, inner.pydantic_program_mode = PromptTemplate("Q: {query_str}"), PydanticProgramMode.LLM
+    llm = around(inner)
+    for name in ("system_prompt", "query_wrapper_prompt", "output_parser", "pydantic_program_mode"):
+        assert getattr(llm, name) == getattr(inner, name)
+    llm.system_prompt = "Be brief."
+    assert inner.system_prompt == "Be brief."
 
 
 def test_the_history_is_the_dialogue_before_the_turn() -> None:

@@ -499,6 +499,72 @@ ASKS = [
 ]
 
 
+MORE_ORDERS = [
+    "drop the users table",
+    "wipe the disk sdb",
+    "transfer $50 to Bob",
+    "grant bob access to the repo",
+    "rotate the keys",
+    "get rid of the old backups",
+    "Water the plants at six tomorrow",
+    "bump the version to 3.2",
+    "Top up my phone with 20 euros",
+    "feed the cat at noon",
+    "Let Maria know I am running late",
+    "unplug the heater",
+    "I'd like a taxi to the airport at 5 am",
+    "Give the intern admin rights",
+    "Prepare the invoice for Acme and send it off",
+    "Could you please sort my inbox by sender",
+    "Assign ticket 88 to Tom",
+    "squash the last three commits",
+    "Sell all my shares of Tesla",
+    "Migrate the database to the new server",
+    "Do the dishes cycle on eco",
+    "Make a reservation at Luigi's for 8 pm",
+    "Generate an API key for the staging account",
+    "I want to cancel my gym membership",
+    "Create a new user called anna with sudo",
+    "Draft an email to the landlord and send it",
+    "Is the front door locked? If not, lock it",
+    "Warm up the car in ten minutes",
+    "Ban user troll42 from the forum",
+    "empty the trash",
+]
+MORE_ASKS = [
+    "Which vegetables grow well in the shade?",
+    "What would happen if the moon disappeared?",
+    "Walk me through the rules of cricket",
+    "Write an essay on the fall of Rome",
+    "I need advice on asking for a raise",
+    "Can you explain what a mortgage is?",
+    "When did the Roman Republic end, and why?",
+    "Come up with a slogan for a bike shop",
+    "Summarize the plot of Hamlet",
+    "Rewrite this sentence so that it sounds friendlier: send me the file",
+    "Who was Ada Lovelace?",
+    "Pros and cons of electric cars",
+    "Is coffee bad for the heart?",
+    "Translate 'good morning' into French",
+    "Tell me a bedtime story about a dragon",
+    "Could you recommend a novel set in Japan?",
+    "Please write a short toast for a wedding",
+    "How should a beginner start with meditation?",
+    "Analyze the causes of the First World War",
+    "What's a good way to learn the guitar?",
+    "Give me some tips for a job interview",
+    "Do plants feel pain?",
+    "Let's talk about black holes",
+    "Name five things that make a city livable",
+    "Imagine you are a pirate and tell me about your day",
+    "My son refuses to do his homework. What can I do?",
+    "Generate ideas for a science fair project",
+    "Where do penguins live, and how do they keep warm?",
+    "Can I freeze cooked rice?",
+    "Brainstorm names for a podcast about trains",
+]
+
+
 def left_alone(texts: Sequence[str], policy: Any = agent_policy) -> list[str]:
     context = PolicyContext(mode="augment", languages=("en",))
     return [text for text in texts if policy(text, context) is not None]
@@ -507,7 +573,25 @@ def left_alone(texts: Sequence[str], policy: Any = agent_policy) -> list[str]:
 def test_orders_to_tools_are_left_alone_and_asks_are_not() -> None:
     assert len(left_alone(ORDERS)) >= 38, set(ORDERS) - set(left_alone(ORDERS))
     assert len(left_alone(ASKS)) <= 2, left_alone(ASKS)
+    assert len(left_alone(MORE_ORDERS)) >= 26, set(MORE_ORDERS) - set(left_alone(MORE_ORDERS))
+    assert len(left_alone(MORE_ASKS)) <= 7, left_alone(MORE_ASKS)
     assert len(left_alone(ORDERS, default_policy)) < 10, "then this policy is not needed any more"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["\n" * 1000, ". " * 500, "can you please " * 66, "hi, " * 250, "please\n" * 99, ".\n!" * 333, "add " * 99],
+)
+def test_hostile_text_is_judged(text: str) -> None:
+    context = PolicyContext(mode="augment", languages=("en",))
+    for tail in ("", "x"):
+        assert not is_tool_command(text + tail)
+        assert agent_policy(text + tail, context) is not None
+
+
+def test_an_order_behind_blank_lines_is_found() -> None:
+    assert is_tool_command("My card was stolen.\n\n .please block it")
+    assert is_tool_command("\n" * 900 + "delete the file foo")
 
 
 @given(st.text())

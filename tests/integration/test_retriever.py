@@ -358,6 +358,36 @@ def test_a_turn_that_stands_alone_is_searched_in_the_users_words_too() -> None:
     assert question in inner._queries
 
 
+@pytest.mark.parametrize("as_messages", [False, True])
+def test_a_follow_up_that_another_optimizer_kept_is_resolved(as_messages: bool) -> None:
+    inner = Searches(found=lambda query: documents("a"))
+    question = "May I eat there?"
+    kept = BPORunnable(optimizer=adding(lambda prompt: "")).invoke(
+        [*HISTORY, HumanMessage(question)] if as_messages else question
+    )
+    value = {"messages": kept} if as_messages else {"input": kept, "chat_history": HISTORY}
+    BPORetriever(retriever=inner, optimizer=standing_alone()).with_history().invoke(value)
+    assert len(inner._queries) == 1
+    assert "there" not in inner._queries[0]
+
+
+def test_k_stays_away_from_a_runnable_that_does_not_know_it() -> None:
+    inner = RunnableLambda(lambda query: documents("a", "b", "c"))
+    assert len(BPORetriever(retriever=inner, optimizer=adding(), k=2).invoke(QUESTION)) == 2
+
+
+def test_metadata_with_keys_of_mixed_types_are_compared() -> None:
+    inner = Searches(found=lambda query: [Document("a", metadata={1: "x", "b": "y"})])
+    assert len(BPORetriever(retriever=inner, optimizer=adding()).invoke(QUESTION)) == 1
+
+
+def test_the_step_is_built_once_and_anew_for_other_options() -> None:
+    bpo = BPORetriever(retriever=Searches(found=lambda query: []), optimizer=adding())
+    assert bpo._bpo() is bpo._bpo()
+    other = adding()
+    assert bpo.model_copy(update={"optimizer": other})._bpo()._ready() is other
+
+
 def test_a_model_that_knows_no_history_leaves_a_follow_up_as_it_is() -> None:
     optimizer = PromptOptimizer(fake_rewriter(lambda prompt: "Name the fees too."))
     inner = Searches(found=lambda query: documents(query))

@@ -18,7 +18,7 @@ pytest.importorskip("langchain_core", reason="the langchain extra is not install
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.language_models import FakeListChatModel
 from langchain_core.load import dumpd, load
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.prompt_values import ChatPromptValue, ImagePromptValue, StringPromptValue
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import ConfigurableField, RunnableLambda, RunnablePassthrough
@@ -29,6 +29,7 @@ from bpo_integrations import Decoding, PromptOptimizer
 from bpo_integrations.errors import BPOError, ConfigurationError, EngineError, InputError, OptimizationError
 from bpo_integrations.langchain import BPORunnable
 from bpo_integrations.langchain import runnable as runnable_module
+from bpo_integrations.langchain.turns import take
 
 QUESTION = "How do vaccines train the immune system?"
 
@@ -185,6 +186,22 @@ def test_a_kept_message_is_marked_too() -> None:
     result = BPORunnable(optimizer=optimizer(lambda _: "")).invoke([HumanMessage(QUESTION)])
     assert result[0].content == QUESTION
     assert result[0].additional_kwargs["bpo"]["kind"] == "kept"
+
+
+@pytest.mark.parametrize("value", [QUESTION, [HumanMessage(QUESTION)]])
+def test_a_kept_turn_is_put_to_a_later_optimizer_and_a_proposal_is_not_made_twice(value: Any, bpo: BPORunnable) -> None:
+    kept = BPORunnable(optimizer=optimizer(lambda _: "")).invoke(value)
+    later = bpo.invoke(kept)
+    assert (later if isinstance(later, str) else later[0].content) == better(QUESTION)
+    shadow = optimizer(shadow=True)
+    BPORunnable(optimizer=shadow).invoke(BPORunnable(optimizer=shadow).invoke(value))
+    assert len(engine_of(shadow).calls) == 1
+    assert engine_of(bpo._ready()).calls == [[QUESTION]]
+
+
+def test_an_assistant_s_chat_message_is_history() -> None:
+    dialogue = [HumanMessage("Hi"), ChatMessage("Hello!", role="assistant"), HumanMessage(QUESTION)]
+    assert take(dialogue).history == ("Hi", "Hello!")
 
 
 def test_the_mark_of_a_str_tells_the_original(bpo: BPORunnable) -> None:

@@ -24,7 +24,14 @@ from bpo_integrations.engines.base import Request, Traits
 from bpo_integrations.engines.causal_lm import ChatTokenizer
 from bpo_integrations.engines.generation import SharedModels, check_packages
 from bpo_integrations.engines.vllm_requests import Plan
-from bpo_integrations.engines.vllm_runtime import EngineThread, LoopRoute, Runtime, aresults, results
+from bpo_integrations.engines.vllm_runtime import (
+    EngineThread,
+    LoopRoute,
+    Runtime,
+    aresults,
+    results,
+    wait_for_those_that_end,
+)
 from bpo_integrations.errors import BPOError, ConfigurationError, EngineClosedError, EngineError, PromptTooLongError
 from bpo_integrations.result import Candidate
 
@@ -140,6 +147,7 @@ class VLLMEngine:
         """Let go of the weights; vLLM is shut down when no engine and no running call holds it."""
         self._closed = True
         self._runtime = None
+        wait_for_those_that_end()
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Return the number of tokens of each text, without any template."""

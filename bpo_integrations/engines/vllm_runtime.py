@@ -15,6 +15,7 @@ import os
 import secrets
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from contextlib import suppress
@@ -90,6 +91,7 @@ class EngineThread:
     """
 
     def __init__(self, build: Callable[[], Any], *, owned: bool) -> None:
+        wait_for_those_that_end()  # vLLM keeps state of the whole process, which a shutdown takes down
         self._inbox: SimpleQueue[Job | str | None] = SimpleQueue()
         ready: Future[Any] = Future()
         # The thread must not hold this object: when the last user lets go of it, the thread ends.
@@ -97,7 +99,7 @@ class EngineThread:
         thread.start()
         _threads.add(thread)
         self.engine = ready.result()
-        weakref.finalize(self, _stop, self._inbox, os.getpid())
+        weakref.finalize(self, _stop, self._inbox, thread, os.getpid())
 
     @property
     def config(self) -> Any:
@@ -116,12 +118,23 @@ class EngineThread:
 
 
 _threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+_ending: deque[threading.Thread] = deque()
+"""Threads that were told to end, and that nobody has waited for yet."""
 
 
-def _stop(inbox: SimpleQueue[Job | str | None], pid: int) -> None:
-    """Tell the thread to end. Not to be waited for: the garbage collector calls this, whatever locks are held."""
+def _stop(inbox: SimpleQueue[Job | str | None], thread: threading.Thread, pid: int) -> None:
+    """Tell the thread to end, without waiting: the garbage collector calls this, whatever locks are held."""
     if pid == os.getpid():  # the thread does not exist in a forked child
+        _ending.append(thread)
         inbox.put(None)
+
+
+def wait_for_those_that_end() -> None:
+    """Wait until engines that nobody holds any more have shut down."""
+    while _ending:
+        thread = _ending.popleft()
+        if thread is not threading.current_thread():
+            thread.join()
 
 
 @atexit.register

@@ -11,7 +11,8 @@ SUM := $(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
 DEV := .venv/.made-$(SUM)
 DEMO := .venv-demo/.made-$(SUM)
 BIN := .venv/bin
-PIP_INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PIP_FREE := -m pip install --quiet --disable-pip-version-check
+PIP_INSTALL := $(PIP_FREE) -c constraints.txt
 
 QUICK := not gpu and not vllm and not slow
 
@@ -51,14 +52,14 @@ test-versions: .venv-lowest/.made-$(SUM) .venv-newest/.made-$(SUM)
 
 .venv-lowest/.made-$(SUM): | check-python
 	@$(PYTHON) -m venv .venv-lowest
-	@.venv-lowest/bin/python $(PIP_INSTALL) langchain-core==1.6.0 langchain==1.4.0 $(LANGCHAIN_PARTS)
+	@.venv-lowest/bin/python $(PIP_FREE) langchain-core==1.6.0 langchain==1.4.0 $(LANGCHAIN_PARTS)
 	@rm -f .venv-lowest/.made-*
 	@touch $@
 
 .venv-newest/.made-$(SUM): | check-python
 	@$(PYTHON) -m venv .venv-newest
-	@.venv-newest/bin/python $(PIP_INSTALL) langchain-core langchain $(LANGCHAIN_PARTS)
-	@.venv-newest/bin/python $(PIP_INSTALL) --no-deps langchain-core==1.8.1 langchain==1.5.0
+	@.venv-newest/bin/python $(PIP_FREE) langchain-core langchain $(LANGCHAIN_PARTS)
+	@.venv-newest/bin/python $(PIP_FREE) --no-deps langchain-core==1.8.1 langchain==1.5.0
 	@rm -f .venv-newest/.made-*
 	@touch $@
 

@@ -175,7 +175,7 @@ def _optimize_prompt(
     argument: str | None, settings: Settings, parts: Parts, *, diff: bool, as_json: bool, explain: bool
 ) -> None:
     prompt = read_prompt(argument)
-    optimizer = settings.build(parts.rewriter, preload=True)
+    optimizer = settings.build(parts.rewriter)
     result = optimizer.optimize(prompt.text)
     if result.reason.startswith("failed:"):
         click.echo(f"bpo: The prompt is unchanged; {one_line(result.reason)}", err=True)

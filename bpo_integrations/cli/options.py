@@ -64,12 +64,11 @@ class Settings:
         decoding = default if self.decoding is None else named_decoding(self.decoding)
         return replace(decoding, n=self.n or decoding.n, seed=self.seed, empty_threshold=self.threshold)
 
-    def build(self, rewriter: Rewriter | None = None, *, preload: bool = False) -> PromptOptimizer:
+    def build(self, rewriter: Rewriter | None = None) -> PromptOptimizer:
         """Build the optimizer; weights load when it is first used.
 
         Args:
             rewriter: Used instead of the one that `model` names.
-            preload: Load the weights in the background at once.
 
         Raises:
             click.UsageError: Options contradict each other.
@@ -87,7 +86,6 @@ class Settings:
             passes=self.passes,
             timeout=self.timeout,
             on_error="raise" if self.strict else "passthrough",
-            preload=preload,
             engine_options={} if rewriter is not None else dict(self.engine),
         )
 

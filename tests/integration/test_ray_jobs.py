@@ -111,19 +111,21 @@ def on_ray(model: str, job: Job, on_progress: object, *, workers: int = 2, stric
 
 def test_a_worker_killed_half_way_changes_nothing(model: str, source: Path, whole: bytes, tmp_path: Path) -> None:
     job = Job(source, tmp_path / "out.jsonl")
-    seen: list[list[int]] = []
+    killed: list[int] = []
 
     def kill_one(tally: Tally) -> None:
         alive = actors(os.getpid())
-        seen.append(alive)
-        if tally.rows >= ROWS // 2 and not any(len(set(each) - set(seen[0])) for each in seen) and alive:
+        if tally.rows >= ROWS // 2 and not killed and alive:
             os.kill(alive[0], signal.SIGKILL)
+            killed.append(alive[0])
 
     tally = on_ray(model, job, kill_one)
     assert job.target.read_bytes() == whole
     assert (tally.rows, tally.fates["failed"]) == (ROWS, 0)
-    everyone = {pid for each in seen for pid in each}
-    assert len(everyone) > 2, "nobody took the dead worker's place"
+    assert killed, "the job was done before a worker could be killed"
+    deadline = time.monotonic() + 60  # a busy system takes its time to end processes
+    while actors(os.getpid()) and time.monotonic() < deadline:
+        time.sleep(0.1)
     assert actors(os.getpid()) == []
 
 

@@ -95,3 +95,14 @@ class OptimizationError(BPOError):
     """An optimization failed and `on_error="raise"` was asked for; the cause is chained."""
 
     retryable = True
+
+
+def in_a_line(error: Exception) -> str:
+    r"""Return an error's kind and message in one line, without the hint.
+
+    Example:
+        >>> in_a_line(ValueError("no\nsuch"))
+        'ValueError: no such'
+    """
+    text = error.message if isinstance(error, BPOError) else str(error)
+    return " ".join(f"{type(error).__name__}: {text}".split())

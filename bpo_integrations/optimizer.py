@@ -20,11 +20,11 @@ from bpo_integrations.asking import Ask, Outcome, Terms, aask_all, ask_all
 from bpo_integrations.cache import CandidateCache, Candidates
 from bpo_integrations.decoding import GREEDY, STABLE, Decoding, named_decoding
 from bpo_integrations.errors import (
-    BPOError,
     ConfigurationError,
     EngineError,
     InputError,
     OptimizationError,
+    in_a_line,
 )
 from bpo_integrations.result import Candidate, Kind, Mode, OptimizedPrompt
 from bpo_integrations.rewriter import Rewriter, load_rewriter
@@ -66,7 +66,7 @@ class _Work:
         """Note a failure; a later pass that fails leaves the earlier one's result."""
         self.open = False
         if self.kind == "kept":
-            self.error, self.reason = error, f"failed: {_in_a_line(error)}"
+            self.error, self.reason = error, f"failed: {in_a_line(error)}"
 
 
 class PromptOptimizer:
@@ -322,10 +322,10 @@ class PromptOptimizer:
 
     def _finish(self, work: _Work, seconds: float) -> OptimizedPrompt | OptimizationError:
         if work.error is not None:
-            logger.warning("A prompt was not optimized: %s", _in_a_line(work.error))
+            logger.warning("A prompt was not optimized: %s", in_a_line(work.error))
             if self.on_error == "raise":
                 failure = OptimizationError(
-                    f"The prompt could not be optimized: {_in_a_line(work.error)}",
+                    f"The prompt could not be optimized: {in_a_line(work.error)}",
                     hint="With on_error='passthrough' the original goes on.",
                 )
                 failure.__cause__ = work.error
@@ -397,11 +397,6 @@ def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> Any:
         msg = f"{name} is {value!r}; it must be one of {', '.join(map(repr, allowed))}."
         raise ConfigurationError(msg, hint=f"Correct {name}=.")
     return value
-
-
-def _in_a_line(error: Exception) -> str:
-    text = error.message if isinstance(error, BPOError) else str(error)
-    return " ".join(f"{type(error).__name__}: {text}".split())
 
 
 def _unwrap(results: Sequence[OptimizedPrompt | OptimizationError]) -> list[OptimizedPrompt]:

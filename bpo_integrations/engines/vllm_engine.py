@@ -32,7 +32,14 @@ from bpo_integrations.engines.vllm_runtime import (
     results,
     wait_for_those_that_end,
 )
-from bpo_integrations.errors import BPOError, ConfigurationError, EngineClosedError, EngineError, PromptTooLongError
+from bpo_integrations.errors import (
+    BPOError,
+    ConfigurationError,
+    EngineClosedError,
+    EngineError,
+    PromptTooLongError,
+    in_a_line,
+)
 from bpo_integrations.result import Candidate
 
 PENALTY = "bpo_integrations.engines.vllm_penalty:CandidatePenalty"
@@ -127,7 +134,7 @@ class VLLMEngine:
             except BPOError:
                 raise
             except Exception as error:  # vLLM and torch raise whatever they like while they load
-                msg = f"vLLM cannot load {self.weights}: {_in_a_line(error)}"
+                msg = f"vLLM cannot load {self.weights}: {in_a_line(error)}"
                 failure = EngineError(msg, hint="Check the options; vLLM's own log, further up, tells more.")
                 failure.retryable = False
                 raise failure from error
@@ -250,11 +257,7 @@ def _blamed() -> Iterator[None]:
     except BPOError:
         raise
     except Exception as error:
-        msg = f"vLLM failed: {_in_a_line(error)}"
+        msg = f"vLLM failed: {in_a_line(error)}"
         failure = EngineError(msg, hint="Try again; where it fails again, vLLM's own log tells more.")
         failure.retryable = not isinstance(error, ValueError)  # vLLM's word for a request that it does not take
         raise failure from error
-
-
-def _in_a_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())

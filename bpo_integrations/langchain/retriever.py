@@ -21,10 +21,9 @@ from langchain_core.runnables.config import ContextThreadPoolExecutor
 from pydantic import ConfigDict, Field, PrivateAttr, ValidationError
 
 from bpo_integrations.dialogue import leans_on_history
-from bpo_integrations.errors import ConfigurationError
 from bpo_integrations.fusion import Fusion, fuse
 from bpo_integrations.langchain.conversation import split
-from bpo_integrations.langchain.runnable import BPORunnable
+from bpo_integrations.langchain.runnable import BPORunnable, wrong_options
 from bpo_integrations.langchain.tracing import NO_STREAM
 from bpo_integrations.langchain.turns import OptimizedText, PromptLike, take
 from bpo_integrations.optimizer import PromptOptimizer
@@ -86,9 +85,7 @@ class BPORetriever(BaseRetriever):
             try:
                 super().__init__(**options)
             except ValidationError as error:
-                faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
-                msg = f"BPORetriever cannot be built: {faults}."
-                raise ConfigurationError(msg, hint="See the options in BPORetriever's docstring.") from error
+                raise wrong_options("BPORetriever", error) from error
             self._bpo()  # what is configured wrongly shows now
 
     def with_history(

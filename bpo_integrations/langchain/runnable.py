@@ -139,9 +139,7 @@ class BPORunnable(RunnableSerializable[PromptLike, Any]):
             try:
                 super().__init__(**options)
             except ValidationError as error:
-                faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
-                msg = f"BPORunnable cannot be built: {faults}."
-                raise ConfigurationError(msg, hint="See the options in BPORunnable's docstring.") from error
+                raise wrong_options("BPORunnable", error) from error
             self._ready()  # not in a pydantic validator, which would hide the error's type
 
     @classmethod
@@ -270,6 +268,13 @@ def _shared_optimizer(
     """Return the optimizer of these options; a forked child, which cannot use its parent's engines, gets its own."""
     spec = model.value if isinstance(model, _Same) else model
     return PromptOptimizer(spec, **options, engine_options=dict(engine_options))
+
+
+def wrong_options(name: str, error: ValidationError) -> ConfigurationError:
+    """Return what pydantic found wrong with a class's options as an error of ours."""
+    faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+    msg = f"{name} cannot be built: {faults}."
+    return ConfigurationError(msg, hint=f"See the options in {name}'s docstring.")
 
 
 def _refuse(kwargs: dict[str, Any]) -> None:

@@ -33,9 +33,19 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 def model_options(command: Command) -> Command:
     """Add the options of the model that is asked, its limits and its price."""
+    command = limit_options(command)
     options = (
         click.option("--annotator", required=True, metavar="MODEL", help="openai:NAME, vllm:MODEL, PROVIDER:NAME."),
         click.option("--base-url", metavar="URL", help="An OpenAI-compatible server, which has MODEL."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def limit_options(command: Command) -> Command:
+    """Add the options of how a model is asked: limits, retries, budget and price."""
+    options = (
         click.option("--max-tokens", type=click.IntRange(1), default=1024, show_default=True, help="Of an answer."),
         click.option(
             "--timeout", type=float, default=120.0, show_default=True, help="Seconds that a request may take."

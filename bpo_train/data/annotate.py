@@ -7,10 +7,10 @@ material stands between marks that it cannot forge. Parsing what comes back is `
 from __future__ import annotations
 
 import hashlib
-from itertools import count
 
 from bpo_integrations.result import Mode
 from bpo_integrations.templates import Message
+from bpo_train.data.marks import marked
 from bpo_train.data.preference import Preference
 
 COMPARISON = "Detailed Comparison Result:"
@@ -107,11 +107,9 @@ def prompt(preference: Preference, mode: Mode, *, feedback: bool = True) -> list
         parts["context"] = preference.context
     if feedback:
         parts |= {"preferred_response": preference.good_res, "rejected_response": preference.bad_res}
-    end = _unforgeable("\n".join(parts.values()))
-    body = "\n\n".join(f"<{name}{end}>\n{text}\n</{name}{end}>" for name, text in parts.items())
     return [
         {"role": "system", "content": system(mode, context=bool(preference.context), feedback=feedback)},
-        {"role": "user", "content": body},
+        {"role": "user", "content": marked(parts)},
     ]
 
 
@@ -152,11 +150,3 @@ def fingerprint() -> str:
         for feedback in (False, True)
     ]
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
-
-
-def _unforgeable(material: str) -> str:
-    """Return an ending for the marks' names, such that the material holds no mark of ours."""
-    held = material.lower()
-    names = ("instruction", "context", "preferred_response", "rejected_response")
-    endings = ("" if number == 1 else f"_{number}" for number in count(1))
-    return next(end for end in endings if not any(f"</{name}{end}>" in held for name in names))

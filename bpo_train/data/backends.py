@@ -1,4 +1,4 @@
-"""Three ways to a model: an OpenAI-compatible server, any LangChain chat model, vLLM in this process.
+"""Ways to a model: an OpenAI-compatible server, any LangChain chat model, or an engine in this process.
 
 Promises: one request a call, no retries of their own; every failure becomes a `RequestError`, or an error that stops
 the run; neither key nor prompt is in an error. Nothing is imported or loaded before it is needed.
@@ -23,6 +23,7 @@ from bpo_integrations.engines.remote import estimate_tokens, sendable
 from bpo_integrations.engines.server import NO_KEY, _checked_url
 from bpo_integrations.engines.server_errors import is_retryable
 from bpo_integrations.errors import BPOError, ConfigurationError, EngineTimeoutError
+from bpo_integrations.result import Candidate
 from bpo_integrations.templates import Message
 from bpo_train.data.llm import Backend, Completion, RequestError
 
@@ -42,16 +43,19 @@ def open_backend(
     temperature: float = 0.9,
     max_tokens: int = 1024,
     timeout: float = 120.0,
+    base: str | None = None,
 ) -> Backend:
     """Return the way to the model that a spec names.
 
     Args:
-        spec: `openai:NAME`, or with `base_url` any name; `vllm:MODEL`, an id or a folder; else what LangChain's
+        spec: `openai:NAME`, or with `base_url` any name; in this process `vllm:MODEL` or `hf:MODEL`, an id or a folder
+            of whole weights or of a PEFT adapter, or `embedded`, the small base as a chat model; else what LangChain's
             `init_chat_model` knows.
         base_url: The address of an OpenAI-compatible server, for example `http://localhost:8000/v1`.
         temperature: The paper annotates at 0.9 (section 3.2).
         max_tokens: Most tokens of an answer.
-        timeout: Seconds that a request may take.
+        timeout: Seconds that a request may take; a model in this process takes as long as it takes.
+        base: For an adapter of `hf:` or `vllm:`, the base to put it on, instead of the one that it names.
 
     Raises:
         MissingExtraError: A package that it needs is not installed.
@@ -59,7 +63,11 @@ def open_backend(
     """
     kind, _, name = spec.partition(":")
     if kind == "vllm" and name:
-        return EngineBackend(_vllm(name), temperature, max_tokens)
+        return EngineBackend(_vllm(name, base), temperature, max_tokens)
+    if base_url is None and (spec == "embedded" or (kind == "hf" and name)):
+        from bpo_train.data.local import BatchBackend, chat_engine
+
+        return BatchBackend(chat_engine(spec, base=base), temperature, max_tokens)
     if base_url is not None or (kind == "openai" and name):
         model = name if kind == "openai" and name else spec
         return ServerBackend(model, base_url, temperature, max_tokens, timeout)
@@ -236,40 +244,47 @@ class EngineBackend:
     """An engine in this process, which makes batches of what is asked at once."""
 
     def __init__(self, engine: Engine, temperature: float, max_tokens: int) -> None:
-        self._engine = engine
+        self.engine = engine
         self._temperature = temperature
         self._max_tokens = max_tokens
 
     async def complete(self, messages: Sequence[Message], n: int) -> Completion:
-        """Return `n` answers."""
+        """Return `n` answers, or one where they would all be the same."""
         request = Request(tuple(messages), max_new_tokens=self._max_tokens)
+        decoding = Decoding(temperature=self._temperature, n=n if self._temperature else 1)
         try:
-            n = n if self._temperature else 1
-            (found,) = await self._engine.agenerate([request], Decoding(temperature=self._temperature, n=n))
+            # Counting loads the weights where that is the first thing done.
+            read = await asyncio.to_thread(self.engine.count_tokens, [message["content"] for message in messages])
+            found, seconds = await self.candidates(request, decoding)
         except ConfigurationError:
             raise
         except BPOError as error:
             raise RequestError(type(error).__name__, again=error.retryable) from error
-        read = sum(self._engine.count_tokens([message["content"] for message in messages]))
         return Completion(
             tuple(candidate.text for candidate in found),
             tuple(candidate.finish_reason == "stop" for candidate in found),
-            read,
+            sum(read),
             sum(candidate.tokens for candidate in found),
+            seconds,
         )
+
+    async def candidates(self, request: Request, decoding: Decoding) -> tuple[list[Candidate], float]:
+        """Return what the engine generates, and the seconds that it took, or 0 where the caller measures them."""
+        (found,) = await self.engine.agenerate([request], decoding)
+        return found, 0.0
 
     async def close(self) -> None:
         """Release the weights."""
-        self._engine.close()
+        self.engine.close()
 
 
-def _vllm(model: str) -> Engine:
+def _vllm(model: str, base: str | None) -> Engine:
     from bpo_integrations.engines.vllm import load_vllm
     from bpo_integrations.rewriter import Record
     from bpo_integrations.templates import PromptFormat
 
     # The record is only for the rewriter around the engine, which is not used here.
-    return load_vllm(model, record=Record(model, "rewrite", PromptFormat(system=None))).engine
+    return load_vllm(model, base=base, record=Record(model, "rewrite", PromptFormat(system=None))).engine
 
 
 def _chat_model(spec: str) -> Any:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from bpo_integrations.engines.remote import estimate_tokens
@@ -51,12 +52,16 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A model's answers to one request, and which of them came to their own end."""
+    """A model's answers to one request, which of them came to their own end, and how long the request took.
+
+    The seconds are those of the request that succeeded, without what was waited before it; of a batch its share.
+    """
 
     texts: tuple[str, ...]
     finished: tuple[bool, ...]
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    seconds: float = 0.0
 
 
 class RequestError(EngineError):
@@ -183,7 +188,7 @@ class Annotator:
         """
         texts: list[str] = []
         finished: list[bool] = []
-        usage = Usage()
+        seconds, usage = 0.0, Usage()
         while len(texts) < n:
             try:
                 found, spent = await self._ask(messages, n - len(texts))
@@ -192,7 +197,9 @@ class Annotator:
             usage += spent
             texts += found.texts
             finished += found.finished
-        return Completion(tuple(texts[:n]), tuple(finished[:n]), usage.prompt_tokens, usage.completion_tokens), usage
+            seconds += found.seconds
+        whole = Completion(tuple(texts[:n]), tuple(finished[:n]), usage.prompt_tokens, usage.completion_tokens, seconds)
+        return whole, usage
 
     async def _ask(self, messages: Sequence[Message], n: int) -> tuple[Completion, Usage]:
         expected = estimated(messages, n).tokens
@@ -201,7 +208,9 @@ class Annotator:
                 async with self._slots:
                     await self._requests.take(1)
                     await self._tokens.take(expected)
+                    started = time.perf_counter()
                     found = await self.backend.complete(messages, n)
+                    seconds = found.seconds or time.perf_counter() - started
             except RequestError as error:
                 if not error.retryable or attempt > self.limits.retries:
                     raise RowFailedError(error.reason, Usage(requests=attempt)) from error
@@ -210,7 +219,7 @@ class Annotator:
                 continue
             usage = Usage(attempt, found.prompt_tokens, found.completion_tokens)
             self._tokens.settle(usage.tokens - expected)
-            return found, usage
+            return replace(found, seconds=seconds), usage
         raise AssertionError
 
 

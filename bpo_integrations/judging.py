@@ -19,7 +19,7 @@ from bpo_integrations.guards import (
     protected,
 )
 from bpo_integrations.joint import already_said, join
-from bpo_integrations.policy import Policy, PolicyContext, default_policy
+from bpo_integrations.policy import Afterthought, Policy, PolicyContext, default_policy
 from bpo_integrations.result import Candidate, Mode, Violation
 from bpo_integrations.safety import is_unsafe
 
@@ -61,6 +61,10 @@ class Judge:
         if self.policy is default_policy and len(prompt) <= REMEMBERED_CHARACTERS and not context.history:
             return _policy_memory(prompt, context)
         return self.policy(prompt, context)
+
+    def reason_to_revert(self, prompt: str, candidate: Candidate, context: PolicyContext) -> str | None:
+        """Return why the prompt is kept although the candidate is clean, or None."""
+        return self.policy.after(prompt, candidate, context) if isinstance(self.policy, Afterthought) else None
 
     def violation(self, original: str, candidate: Candidate, mode: Mode, *, softens: bool) -> Violation | None:
         """Return why a candidate of a rewriter of this mode cannot be used, or None."""

@@ -1,4 +1,4 @@
-"""The one pipeline: policy -> rewriter -> guards -> selection, in sync, async and batch.
+"""The one pipeline: policy -> rewriter -> guards -> selection -> gate, in sync, async and batch.
 
 Promises: the result's text is always usable; the original goes on wherever policy, model, guards or a failure say so,
 with the reason; with `on_error="passthrough"` no failure of the model gets out. What it does not do: know messages,
@@ -31,8 +31,11 @@ from bpo_integrations.rewriter import Rewriter, load_rewriter
 from bpo_integrations.selection import Selector, most_likely
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from bpo_integrations.guards import Guard
-    from bpo_integrations.policy import Policy
+    from bpo_integrations.policy import Policy, PolicyContext
+    from bpo_integrations.profiles import Profile
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +57,7 @@ class _Work:
     original: str
     text: str
     rewriter: Rewriter
-    history: tuple[str, ...] = ()
+    context: PolicyContext
     softens: bool = False
     kind: Kind = "kept"
     reason: str = ""
@@ -80,7 +83,10 @@ class PromptOptimizer:
         unsafe: What becomes of plainly unsafe prompts: `keep` leaves them to the LLM's own policy, `soften` asks for a
             harmless request on the same topic (the paper's safety enhancement).
         protect: Literals or compiled patterns that must survive in a rewrite.
-        policy: Decides what is left alone before any model runs.
+        policy: Decides what is left alone: a function in the place of the default rules, or the path of a policy file
+            that `bpo-train calibrate` wrote, which is asked behind the rules (docs/gate.md).
+        profile: `small` acts on all that the rules let through, as None does; `strong` only where it pays on strong
+            LLMs, as far as is known; or the path of a policy file. Goes together with a function as `policy`.
         guards: Replace the mode's guards.
         selector: Chooses among the clean candidates; default: the most likely.
         n: Candidates a prompt.
@@ -112,7 +118,8 @@ class PromptOptimizer:
         decoding: Decoding | str | None = None,
         unsafe: Literal["keep", "soften"] = "keep",
         protect: Sequence[str | re.Pattern[str]] = (),
-        policy: Policy | None = None,
+        policy: Policy | str | Path | None = None,
+        profile: Profile | None = None,
         guards: Sequence[Guard] | None = None,
         selector: Selector | None = None,
         n: int | None = None,
@@ -130,9 +137,12 @@ class PromptOptimizer:
         if preload:
             self.rewriter.preload()
         from bpo_integrations.judging import Judge  # takes a while, in which weights that are preloaded come in
+        from bpo_integrations.profiles import gate_of, settled
 
         self.mode: Mode = self.rewriter.mode
-        self._judge = Judge(self.mode, policy, guards, protect)
+        chosen = settled(policy, profile, mode=self.mode)
+        self.gate = gate_of(chosen)
+        self._judge = Judge(self.mode, chosen, guards, protect)
         self.decoding = _settle_decoding(decoding, n)
         self.unsafe = _one_of("unsafe", unsafe, ("keep", "soften"))
         self.on_error = _one_of("on_error", on_error, ("passthrough", "raise"))
@@ -239,7 +249,8 @@ class PromptOptimizer:
             if not going:
                 break
             outcomes = yield [
-                Ask(work.rewriter, work.text, work.history if work.rewriter.uses_history else ()) for work in going
+                Ask(work.rewriter, work.text, work.context.history if work.rewriter.uses_history else ())
+                for work in going
             ]
             for work, outcome in zip(going, outcomes, strict=True):
                 self._take(work, outcome)
@@ -258,7 +269,7 @@ class PromptOptimizer:
             history=tuple(history),
             uses_history=self.rewriter.uses_history,
         )
-        work = _Work(prompt, prompt, self.rewriter, context.history)
+        work = _Work(prompt, prompt, self.rewriter, context)
         if made.holds(prompt):
             work.reason, work.open = "optimized before", False
             return work
@@ -310,6 +321,10 @@ class PromptOptimizer:
                 work.reason = "model: nothing to add" if not chosen.text else "model: good as it is"
                 if adds and chosen.text:
                     work.reason = "joint: nothing can follow this prompt"
+            return
+        if not work.softens and (doubt := self._judge.reason_to_revert(work.original, chosen, work.context)):
+            if work.kind == "kept":
+                work.reason = f"policy: {doubt}"
             return
         work.text = text
         work.kind = "softened" if work.softens else "augmented" if adds else "rewritten"

@@ -1,8 +1,8 @@
 """When a prompt is left alone before any model runs.
 
 A policy is a function of a prompt and its context that returns a reason, or None to go on. The default is a row of
-named rules; `all_of` makes a policy of those that are kept and those that are added. Pure, linear in the prompt's
-length, never raises on any str.
+named rules; `all_of` makes a policy of those that are kept and those that are added. A policy may also look at what the
+model wrote (`Afterthought`). Pure, linear in the prompt's length, never raises on any str.
 """
 
 from __future__ import annotations
@@ -10,16 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from bpo_integrations import recognize
 from bpo_integrations.dialogue import leans_on_history
 from bpo_integrations.language import detect, is_english
-from bpo_integrations.result import Mode
+from bpo_integrations.result import Candidate, Mode
 from bpo_integrations.safety import is_unsafe
 
 __all__ = [
     "RULES",
+    "Afterthought",
     "Policy",
     "PolicyContext",
     "all_of",
@@ -55,6 +56,35 @@ class Policy(Protocol):
         """Return the reason for leaving `prompt` alone, such as `fixed output`, or None to go on."""
 
 
+@runtime_checkable
+class Afterthought(Protocol):
+    """What a policy may have besides: a say once the model has written and the guards have judged."""
+
+    def after(self, prompt: str, candidate: Candidate, context: PolicyContext) -> str | None:
+        """Return the reason for keeping `prompt` rather than using `candidate`, or None to use it."""
+
+
+@dataclass(frozen=True, slots=True)
+class AllOf:
+    """Asks policies in turn, before and after the model runs; `all_of` makes one.
+
+    Args:
+        policies: What is asked, in this order.
+    """
+
+    policies: tuple[Policy, ...]
+
+    def __call__(self, prompt: str, context: PolicyContext) -> str | None:
+        """Return the first reason for leaving `prompt` alone, or None."""
+        return next((reason for policy in self.policies if (reason := policy(prompt, context)) is not None), None)
+
+    def after(self, prompt: str, candidate: Candidate, context: PolicyContext) -> str | None:
+        """Return the first reason for keeping `prompt` rather than using `candidate`, or None."""
+        thinking = (policy for policy in self.policies if isinstance(policy, Afterthought))
+        reasons = (policy.after(prompt, candidate, context) for policy in thinking)
+        return next((reason for reason in reasons if reason is not None), None)
+
+
 def all_of(*policies: Policy) -> Policy:
     """Return a policy that asks each of `policies` in turn and returns the first reason.
 
@@ -62,11 +92,7 @@ def all_of(*policies: Policy) -> Policy:
         >>> mine = all_of(*(rule for name, rule in RULES.items() if name != "length limit"))
         >>> mine("Explain inflation in one sentence", PolicyContext(mode="augment"))
     """
-
-    def combined(prompt: str, context: PolicyContext) -> str | None:
-        return next((reason for policy in policies if (reason := policy(prompt, context)) is not None), None)
-
-    return combined
+    return AllOf(policies)
 
 
 def rule(reason: str, applies: Callable[[str], object], *, mode: Mode | None = None) -> Policy:

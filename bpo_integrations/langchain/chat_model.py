@@ -60,8 +60,10 @@ class ChatBPO(BaseChatModel):
     Args:
         llm: The answering model.
         model: The rewriter: a spec (`embedded`), a `Rewriter`, or an LLM's object, asked to optimize by meta-prompt.
-        optimizer: A ready `PromptOptimizer`, instead of `model`, `mode` and `shadow`.
+        optimizer: A ready `PromptOptimizer`, instead of `model`, `mode`, `policy` and `shadow`.
         mode: `augment` or `rewrite`; None takes the rewriter's own.
+        policy: Which prompts are worth it for `llm`: a policy file's path, `small` or `strong` (docs/gate.md), or a
+            function. It has this name only, because LangChain's chat models have a `profile` of another meaning.
         shadow: Run everything, but let the original go on; the proposal is in the answer's `response_metadata["bpo"]`.
 
     Raises:
@@ -79,6 +81,7 @@ class ChatBPO(BaseChatModel):
     model: Any = "embedded"
     optimizer: PromptOptimizer | None = None
     mode: Mode | None = None
+    policy: Any = None
     shadow: bool = False
     _bpo: BPORunnable = PrivateAttr()
 
@@ -91,7 +94,7 @@ class ChatBPO(BaseChatModel):
                 raise ConfigurationError(msg, hint="For any other runnable write BPORunnable() | llm.")
             _refuse_unknown(set(options) - set(type(self).model_fields))
             super().__init__(**{name: getattr(llm, name) for name in _HANDED_ON if hasattr(llm, name)} | options)
-            chosen = {name: getattr(self, name) for name in ("model", "mode", "shadow", "optimizer")}
+            chosen = {name: getattr(self, name) for name in ("model", "mode", "policy", "shadow", "optimizer")}
             self._bpo = BPORunnable(**chosen)
 
     # -- asking --------------------------------------------------------------------------------------------------------
@@ -210,6 +213,8 @@ class ChatBPO(BaseChatModel):
             "rewriter": optimizer.rewriter.id,
             "decoding": str(optimizer.decoding),
             **{name: getattr(optimizer, name) for name in ("mode", "unsafe", "passes", "shadow")},
+            "gate": optimizer.gate and optimizer.gate.id,
+            "function": id(self.policy) if callable(self.policy) else None,
             "ready": None if self.optimizer is None else id(self.optimizer),  # its guards and policy have no names
         }
         return {**self.llm._identifying_params, "llm": self.llm._llm_type, MARK: ours}

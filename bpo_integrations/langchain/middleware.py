@@ -19,6 +19,7 @@ from bpo_integrations.langchain.runnable import BPORunnable
 from bpo_integrations.langchain.tracing import NO_STREAM
 from bpo_integrations.langchain.turns import MARK, take, user_text, users_turn
 from bpo_integrations.optimizer import PromptOptimizer
+from bpo_integrations.profiles import settled
 from bpo_integrations.result import Kind, Mode, OptimizedPrompt
 
 try:
@@ -78,7 +79,8 @@ class BPOMiddleware(AgentMiddleware[BPOState, Any, Any]):
         mode: `augment` only adds behind the user's words. `rewrite` must be asked for, here even where the optimizer is
             ready.
         shadow: Run everything, but let the original go on; the proposal is in the state and in the trace.
-        options: Further options of `PromptOptimizer`.
+        options: Further options of `PromptOptimizer`. A `profile` or a policy file is asked behind `agent_policy`; a
+            function as `policy` takes its place.
 
     Raises:
         ConfigurationError: Something is configured wrongly, a model is missing, or an extra is not installed.
@@ -103,7 +105,8 @@ class BPOMiddleware(AgentMiddleware[BPOState, Any, Any]):
     ) -> None:
         super().__init__()
         if optimizer is None:
-            optimizer = PromptOptimizer(model, mode=mode, shadow=shadow, **{"policy": agent_policy, **options})
+            policy = settled(options.pop("policy", None), options.pop("profile", None), rules=agent_policy, mode=mode)
+            optimizer = PromptOptimizer(model, mode=mode, shadow=shadow, policy=policy, **options)
         else:
             _refuse_options(model, shadow, options)
             if optimizer.mode != mode:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
@@ -52,7 +53,8 @@ class BPORetriever(BaseRetriever):
         retriever: The retriever to search with.
         model: The rewriter: a spec, a `Rewriter`, or an LLM's object, as in `BPORunnable`.
         mode: `augment` or `rewrite`; None takes the rewriter's own.
-        optimizer: A ready `PromptOptimizer`, instead of `model` and `mode`.
+        profile: Which prompts are worth it, as in `BPORunnable`.
+        optimizer: A ready `PromptOptimizer`, instead of `model`, `mode` and `profile`.
         include_original: Search with the user's own words too. False searches with the optimized query alone.
         fusion: `rrf` (reciprocal rank fusion) returns as many documents as one search; `union` returns the documents of
             the user's own words in their order, and behind them what the optimized query found besides.
@@ -73,6 +75,7 @@ class BPORetriever(BaseRetriever):
     retriever: RetrieverLike
     model: Any = "embedded"
     mode: Mode | None = None
+    profile: str | Path | None = None
     optimizer: PromptOptimizer | None = Field(default=None, exclude=True, repr=False)
     include_original: bool = True
     fusion: Fusion = "rrf"
@@ -167,9 +170,10 @@ class BPORetriever(BaseRetriever):
 
     def _bpo(self) -> BPORunnable:
         """Return the step that optimizes; a new one where the options changed since."""
-        options, step = (self.model, self.mode, self.optimizer), self._step
+        options, step = (self.model, self.mode, self.profile, self.optimizer), self._step
         if step is None or any(new is not old for new, old in zip(options, step[0], strict=True)):
-            runnable = BPORunnable(model=self.model, mode=self.mode, optimizer=self.optimizer)
+            names = ("model", "mode", "profile", "optimizer")
+            runnable = BPORunnable(**dict(zip(names, options, strict=True)))
             self._step = step = (options, runnable)
         return step[1]
 

@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from langchain_core.callbacks import AsyncCallbackManagerForChainRun, CallbackManagerForChainRun
@@ -33,6 +34,8 @@ _OPTIONS = (
     "decoding",
     "unsafe",
     "protect",
+    "policy",
+    "profile",
     "n",
     "passes",
     "cache",
@@ -97,6 +100,9 @@ class BPORunnable(RunnableSerializable[PromptLike, Any]):
         decoding: `greedy`, `stable`, `aggressive`, or a `Decoding`; None is greedy, or `stable` when `n` > 1.
         unsafe: `keep` leaves plainly unsafe prompts to the LLM's own policy; `soften` asks for a harmless request.
         protect: Literals or compiled patterns that must survive a rewrite.
+        policy: A function in the place of the default rules, or a policy file's path. A function makes the runnable not
+            serializable.
+        profile: `small`, `strong`, or a policy file's path: which prompts are worth it for the LLM (docs/gate.md).
         n: Candidates a prompt.
         passes: Rewrite mode: optimize the result again, up to 5 times in all.
         cache: Entries of the candidate cache.
@@ -124,6 +130,8 @@ class BPORunnable(RunnableSerializable[PromptLike, Any]):
     decoding: Decoding | str | None = None
     unsafe: Literal["keep", "soften"] = "keep"
     protect: tuple[str | re.Pattern[str], ...] = ()
+    policy: Any = None
+    profile: str | Path | None = None
     n: int | None = None
     passes: int = 1
     cache: int = 1024
@@ -149,8 +157,9 @@ class BPORunnable(RunnableSerializable[PromptLike, Any]):
 
     def to_json(self) -> SerializedConstructor | SerializedNotImplemented:
         """Return the options for `dumpd`; a runnable with objects, patterns or secrets among them has no such form."""
-        objects = (self.model, *self.protect, *(value for value in self.engine_options.values() if value is not None))
-        if self.optimizer is not None or not all(isinstance(value, (str, int, float)) for value in objects):
+        given = (self.policy, self.profile, *self.engine_options.values())
+        objects = (self.model, *self.protect, *(value for value in given if value is not None))
+        if self.optimizer is not None or not all(isinstance(value, (str, int, float, Path)) for value in objects):
             return self.to_json_not_implemented()
         form = super().to_json()
         if form["type"] == "constructor":
@@ -221,6 +230,9 @@ class BPORunnable(RunnableSerializable[PromptLike, Any]):
         options["engine_options"] = tuple(sorted(self.engine_options.items()))
         if not isinstance(self.model, str):
             options["model"] = _Same(self.model)
+        for name in ("policy", "profile"):
+            if options[name] is not None:
+                options[name] = _chosen(options[name])
         try:
             hash(options["engine_options"])
         except TypeError as error:
@@ -261,13 +273,21 @@ class BPORunnable(RunnableSerializable[PromptLike, Any]):
         return _all_closed(turns, results, run_manager)
 
 
+def _chosen(policy: Any) -> Any:
+    """Return a policy or profile as a key; a file is read now, for it may be another one later."""
+    from bpo_integrations.profiles import load_profile  # loads all rules, which takes a while
+
+    return _Same(policy) if callable(policy) else load_profile(policy)
+
+
 @lru_cache(maxsize=16)
 def _shared_optimizer(
-    *, process: int, model: str | _Same, engine_options: tuple[tuple[str, Any], ...], **options: Any
+    *, process: int, model: str | _Same, policy: Any, engine_options: tuple[tuple[str, Any], ...], **options: Any
 ) -> PromptOptimizer:
     """Return the optimizer of these options; a forked child, which cannot use its parent's engines, gets its own."""
     spec = model.value if isinstance(model, _Same) else model
-    return PromptOptimizer(spec, **options, engine_options=dict(engine_options))
+    asked = policy.value if isinstance(policy, _Same) else policy
+    return PromptOptimizer(spec, policy=asked, **options, engine_options=dict(engine_options))
 
 
 def wrong_options(name: str, error: ValidationError) -> ConfigurationError:

@@ -8,6 +8,7 @@ share.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama_index.core.agent.workflow import FunctionAgent, ReActAgent
@@ -43,8 +44,9 @@ class BPOAgentMixin(BaseWorkflowAgent):
         model: The rewriter: a spec, a `Rewriter`, or an LLM.
         mode: `augment` only adds behind the user's words. `rewrite` must be asked for, here even where the optimizer is
             ready: an agent acts on what it is told.
-        optimizer: A ready `PromptOptimizer`, instead of `model`. Its own policy counts: give it `policy=agent_policy`,
-            or orders to tools are optimized too.
+        profile: `small`, `strong`, or a policy file's path, asked behind `agent_policy` (docs/gate.md).
+        optimizer: A ready `PromptOptimizer`, instead of `model` and `profile`. Its own policy counts: give it
+            `policy=agent_policy`, or orders to tools are optimized too.
 
     Raises:
         ConfigurationError: The rewriter does not have the mode, a model is missing, or an extra is not installed.
@@ -52,6 +54,7 @@ class BPOAgentMixin(BaseWorkflowAgent):
 
     model: Any = Field(default="embedded", exclude=True, description="The rewriter.")
     mode: Mode = Field(default="augment", description="What the rewriter does to the user's turn.")
+    profile: str | Path | None = Field(default=None, description="Which turns are worth it.")
     optimizer: PromptOptimizer | None = Field(default=None, exclude=True, description="A ready optimizer.")
 
     _traced: TracedOptimizer = PrivateAttr()
@@ -61,12 +64,16 @@ class BPOAgentMixin(BaseWorkflowAgent):
         *args: Any,
         model: Any = "embedded",
         mode: Mode = "augment",
+        profile: str | Path | None = None,
         optimizer: PromptOptimizer | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, **kwargs)  # not with these three: some agents take only what they know
-        self.model, self.mode, self.optimizer = model, mode, optimizer
-        self._traced = traced(model, optimizer, {} if optimizer is not None else {"mode": mode, "policy": agent_policy})
+        super().__init__(*args, **kwargs)  # not with these four: some agents take only what they know
+        self.model, self.mode, self.profile, self.optimizer = model, mode, profile, optimizer
+        options: dict[str, Any] = {} if profile is None else {"profile": profile}
+        if optimizer is None:
+            options |= {"mode": mode, "policy": agent_policy}
+        self._traced = traced(model, optimizer, options)
         if self._traced.optimizer.mode != mode:
             msg = f"The optimizer has the mode {self._traced.optimizer.mode!r}, not {mode!r}."
             raise ConfigurationError(msg, hint=f"Give mode={self._traced.optimizer.mode!r} if that is meant.")

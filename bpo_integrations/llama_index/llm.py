@@ -7,6 +7,7 @@ output, metadata.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from llama_index.core.llms.llm import LLM
@@ -30,7 +31,8 @@ class BPOLLM(PassingLLM):
         llm: The LLM that answers.
         model: The rewriter: a spec, a `Rewriter`, or an LLM.
         mode: `augment` or `rewrite`; None takes the rewriter's own.
-        optimizer: A ready `PromptOptimizer`, instead of `model` and `mode`.
+        profile: `small`, `strong`, or a policy file's path: which turns are worth it for `llm` (docs/gate.md).
+        optimizer: A ready `PromptOptimizer`, instead of `model`, `mode` and `profile`.
         completions: Whether `complete` and its kin are given the user's turns. LlamaIndex sends its own instructions
             that way (to condense a dialogue, to make up queries), so by default they pass as they are.
 
@@ -51,12 +53,14 @@ class BPOLLM(PassingLLM):
         *,
         model: Any = "embedded",
         mode: Mode | None = None,
+        profile: str | Path | None = None,
         optimizer: PromptOptimizer | None = None,
         completions: bool = False,
         **fields: Any,
     ) -> None:
         super().__init__(llm, completions=completions, **fields)
-        self._traced = traced(model, optimizer, {} if mode is None else {"mode": mode})
+        chosen = {"mode": mode, "profile": profile}
+        self._traced = traced(model, optimizer, {name: value for name, value in chosen.items() if value is not None})
 
     @classmethod
     def class_name(cls) -> str:

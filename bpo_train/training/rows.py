@@ -16,7 +16,7 @@ from bpo_integrations.cli.show import dump
 from bpo_integrations.errors import ConfigurationError
 from bpo_integrations.templates import PromptFormat
 from bpo_train.data.outputs import replacing
-from bpo_train.training.arguments import COMPLETION_FIELD, FORMATS
+from bpo_train.training.arguments import COMPLETION_FIELD, FORMATS, SFTArguments
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -35,6 +35,25 @@ class Example:
     completion: str
     licence: str = ""
     source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """The rows that a user named, in the order of the files.
+
+    Args:
+        file: Where the training rows are from.
+        eval_file: Where the held-out rows are from; `file` where they were named by id.
+        train: Rows to train on, repetitions included.
+        held_out: Rows to measure on.
+        dropped: Rows that are not trained on, by reason.
+    """
+
+    file: str
+    eval_file: str
+    train: list[Example]
+    held_out: list[Example]
+    dropped: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +95,42 @@ def read_rows(path: str | Path) -> list[dict[str, Any]]:
     return rows
 
 
-def data_files(data: str, eval_data: str | None) -> tuple[str, str | None]:
-    """Return the training and the validation file; a folder holds both, as `bpo-train construct` writes them."""
-    folder = Path(data)
-    if not folder.is_dir():
-        return data, eval_data
-    validation = folder / VALIDATION
-    if eval_data is None and validation.is_file() and validation.stat().st_size:
-        eval_data = str(validation)
-    return str(folder / TRAIN), eval_data
+def load_data(arguments: SFTArguments) -> Data:
+    """Read the rows that the user named.
+
+    Raises:
+        ConfigurationError: A file cannot be read, or nothing is left to train on.
+    """
+    file, eval_file = arguments.data, arguments.eval_data
+    if (folder := Path(file)).is_dir():
+        file = str(folder / TRAIN)
+        if eval_file is None and (folder / VALIDATION).is_file():
+            eval_file = str(folder / VALIDATION)
+    rows = read_rows(file)
+    train, held_out = split_examples(
+        rows,
+        mode=arguments.mode,
+        held_out=_read_ids(arguments.held_out) if arguments.held_out else (),
+        licences=arguments.licences,
+        weights=arguments.weights,
+    )
+    if eval_file is not None:
+        held_out += split_examples(read_rows(eval_file), mode=arguments.mode)[0]
+    taken = train[: arguments.limit]
+    if not taken:
+        msg = "No training rows are left."
+        raise ConfigurationError(msg, hint="Check --licences and --held_out against the data.")
+    others = sum(row.get("licence") not in arguments.licences for row in rows) if arguments.licences else 0
+    dropped = {"licence": others, "limit": len(train) - len(taken)}
+    return Data(file, eval_file or file, taken, held_out[: arguments.eval_limit], dropped)
+
+
+def _read_ids(path: str) -> list[str]:
+    try:
+        return Path(path).read_text(encoding="utf-8").split()
+    except OSError as error:
+        msg = f"{path} cannot be read: {error.strerror or error}."
+        raise ConfigurationError(msg, hint="Give a file of ids, one a line.") from error
 
 
 def split_examples(
@@ -226,20 +272,15 @@ def to_dataset(rows: Iterable[Encoded]) -> Dataset:
     )
 
 
-def write_chat_rows(folder: Path, name: str, examples: Iterable[Example], form: PromptFormat) -> int:
+def write_chat_rows(folder: Path, data: Data, form: PromptFormat) -> None:
     """Write rows as chats in TRL's prompt-completion form, which `trl sft` puts through the model's chat template.
 
-    Returns:
-        How many.
-
     Raises:
-        FileError: The file cannot be written.
+        FileError: A file cannot be written.
     """
-    count = 0
-    with replacing(folder / name) as file:
-        for example in examples:
-            completion = [{"role": "assistant", "content": example.completion}]
-            row = {"id": example.id, "prompt": form.messages(example.prompt), "completion": completion}
-            file.write(dump(row) + "\n")
-            count += 1
-    return count
+    for name, examples in ((TRAIN, data.train), (VALIDATION, data.held_out)):
+        with replacing(folder / name) as file:
+            for example in examples:
+                completion = [{"role": "assistant", "content": example.completion}]
+                row = {"id": example.id, "prompt": form.messages(example.prompt), "completion": completion}
+                file.write(dump(row) + "\n")

@@ -30,15 +30,18 @@ import json
 import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bpo_integrations.cli.show import dump
 from bpo_integrations.errors import ConfigurationError
+from bpo_integrations.models.base import BASE_ID
 from bpo_train.data.outputs import replacing
 
 if TYPE_CHECKING:
+    from bpo_train.training.arguments import SFTArguments
     from bpo_train.training.rows import Encoded
 
 RUN_FILE = "run.json"
@@ -85,7 +88,10 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 
 def describe_data(
-    file: str, rows: Sequence[Encoded], *, dropped: Mapping[str, int] | None = None, **asked: Any
+    file: str,
+    rows: Sequence[Encoded],
+    dropped: Mapping[str, int] | None = None,
+    arguments: SFTArguments | None = None,
 ) -> dict[str, Any]:
     """Return what `run.json` says about rows.
 
@@ -93,10 +99,10 @@ def describe_data(
         file: The file that they are from, as the user named it.
         rows: The rows that are used.
         dropped: Rows that are not, by reason.
-        asked: What else the user chose about them.
+        arguments: What the user asked for; None of rows that only measure.
     """
     examples = [row.example for row in rows]
-    return {
+    found = {
         "file": file,
         "sha256": sha256(Path(file)),
         "rows": len(rows),
@@ -106,8 +112,64 @@ def describe_data(
         "tokens": sum(map(len, rows)),
         "completion_tokens": sum(len(row.completion) for row in rows),
         "dropped": {reason: count for reason, count in (dropped or {}).items() if count},
-        **asked,
     }
+    if arguments is not None:
+        found |= {"licences_asked": arguments.licences, "weights": arguments.weights}
+    return found
+
+
+def describe_run(trainer: Any, arguments: SFTArguments, model_config: Any) -> dict[str, Any]:
+    """Return what `run.json` says about a finished run, without its data, metrics and seconds.
+
+    Args:
+        trainer: TRL's trainer, after `train()`.
+        arguments: The mode and the format.
+        model_config: TRL's `ModelConfig`.
+    """
+    config, state = trainer.args, trainer.state
+    spec = model_config.model_name_or_path or "embedded"
+    quantized = model_config.load_in_4bit or model_config.load_in_8bit
+    kind = config.device.type
+    parameters = list(trainer.model.parameters())
+    return {
+        "stage": "sft",
+        "finished": now(),
+        "mode": arguments.mode,
+        "format_name": arguments.format_name,
+        "format": asdict(arguments.format),
+        "base": BASE_ID if spec == "embedded" else spec,
+        "model": spec,
+        "method": "qlora" if quantized else "lora" if model_config.use_peft else "full",
+        "hyperparameters": hyperparameters(config, model_config),
+        "training": {
+            "steps": state.global_step,
+            "epochs": round(state.epoch or 0.0, 4),
+            "rows_a_step": config.train_batch_size * config.gradient_accumulation_steps * config.world_size,
+            "processes": config.world_size,
+            "parameters": sum(parameter.numel() for parameter in parameters),
+            "trainable_parameters": sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
+        },
+        "device": {
+            "kind": kind,
+            "name": _device_name(kind),
+            "dtype": model_config.dtype or "float32",
+            "bf16": bool(config.bf16),
+        },
+        "versions": versions(),
+    }
+
+
+def now() -> str:
+    """Return the time in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _device_name(kind: str) -> str:
+    if kind != "cuda":
+        return platform.machine()
+    import torch
+
+    return torch.cuda.get_device_name()
 
 
 def sha256(path: Path) -> str:
@@ -157,11 +219,6 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-def now() -> str:
-    """Return the time in UTC, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _counted(names: Any) -> dict[str, int]:

@@ -1,198 +1,73 @@
 """Supervised fine-tuning of a rewriter: `prompt -> what to add` (augment) or `prompt -> better prompt` (rewrite).
 
-    bpo-train sft --config bpo_train/recipes/smollm2-135m/augment.yaml --data additions.jsonl --output_dir runs/augment
+    bpo-train sft --config smollm2-135m/augment --data additions.jsonl --held_out held_out_ids.txt --output_dir runs/a
+    bpo-train sft --config llama-2-7b-chat/rewrite --data out/rewrite --accelerate_config zero2 --num_processes 8
 
-Reads rows of `additions.jsonl` or `pairs.jsonl`, renders them with the prompt format that is stored beside the weights
-(`bpo.json`), and trains with TRL's `SFTTrainer`, the loss on the completion only (paper, section 3.3). A run that was
-interrupted goes on from its last checkpoint. It does not choose data: see `bpo_train.data`.
+Reads rows, puts each prompt in the format that is later stored beside the weights (`bpo.json`), and trains with TRL's
+`SFTTrainer`, the loss on the completion only (paper, section 3.3). A run that was killed goes on from its last complete
+checkpoint, with the losses that it would have had. Writes the weights, `run.json` and `loss.png`. It does not choose
+data: see `bpo_train.data`.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from bpo_integrations.errors import ConfigurationError, MissingExtraError
-from bpo_integrations.templates import AUGMENT_FORMAT, REWRITE_FORMAT, PromptFormat
+from bpo_integrations.cli.exits import FileError, exit_code, one_line, os_error
+from bpo_integrations.errors import BPOError, ConfigurationError, EngineError, MissingExtraError
+from bpo_train.training.arguments import COMPLETION_FIELD, FORMATS, SFTArguments
+from bpo_train.training.checkpoints import keep_to_options, last_checkpoint
+from bpo_train.training.curves import draw_curves
+from bpo_train.training.launch import launch, launch_command, wants_launch
+from bpo_train.training.rows import (
+    Example,
+    encode,
+    fitting,
+    load_data,
+    read_rows,
+    render,
+    split_examples,
+    to_dataset,
+    write_chat_rows,
+)
+from bpo_train.training.run import describe_data, describe_run, sha256, write_run
+from bpo_train.training.setup import Machine, accumulation, check_setup
 
 if TYPE_CHECKING:
-    from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
+
+__all__ = [
+    "COMPLETION_FIELD",
+    "FORMATS",
+    "Example",
+    "SFTArguments",
+    "encode",
+    "load_model",
+    "main",
+    "read_rows",
+    "render",
+    "split_examples",
+    "to_dataset",
+    "train",
+]
 
 logger = logging.getLogger(__name__)
 
-FORMATS: dict[str, PromptFormat] = {"augment": AUGMENT_FORMAT, "rewrite": REWRITE_FORMAT}
-COMPLETION_FIELD = {"augment": "addition", "rewrite": "optimized_prompt"}
-
-
-@dataclass
-class SFTArguments:
-    """What to train on; everything else is TRL's `SFTConfig` and `ModelConfig`."""
-
-    data: str = field(metadata={"help": "JSONL with `id`, `prompt` and `addition` (augment) or `optimized_prompt`."})
-    mode: str = field(default="augment", metadata={"help": "`augment` or `rewrite`."})
-    held_out: str | None = field(
-        default=None, metadata={"help": "File of ids, one a line, never trained on; the loss is measured there."}
-    )
-    licences: list[str] = field(
-        default_factory=list, metadata={"help": "Train only on rows of these licences; none given means all."}
-    )
-    weights: list[str] = field(
-        default_factory=list,
-        metadata={"help": "SOURCE=N: the rows of this source count N times (2, or 0.5 for every other row)."},
-    )
-    limit: int | None = field(default=None, metadata={"help": "Use the first N training rows only (smoke runs)."})
-    eval_limit: int | None = field(default=None, metadata={"help": "Use the first N held-out rows only (smoke runs)."})
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """One training row: a prompt and what the model shall answer to it (empty: nothing to add)."""
-
-    id: str
-    prompt: str
-    completion: str
-
-
-def read_rows(path: str | Path) -> list[dict[str, Any]]:
-    """Read a JSONL file.
-
-    Raises:
-        ConfigurationError: The file is missing, or a line is not a JSON object.
-    """
-    path = Path(path)
-    if not path.is_file():
-        msg = f"There is no file {path}."
-        raise ConfigurationError(msg, hint="Give the training data with --data FILE.jsonl.")
-    rows = []
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                msg = f"{path}, line {number}: not JSON ({error})."
-                raise ConfigurationError(msg, hint="Each line must be one JSON object.") from error
-            if not isinstance(row, dict):
-                msg = f"{path}, line {number}: not a JSON object."
-                raise ConfigurationError(msg, hint="Each line must be one JSON object.")
-            rows.append(row)
-    return rows
-
-
-def split_examples(
-    rows: Iterable[dict[str, Any]],
-    *,
-    mode: str,
-    held_out: Iterable[str] = (),
-    licences: Sequence[str] = (),
-    weights: Sequence[str] = (),
-) -> tuple[list[Example], list[Example]]:
-    """Split rows into training and held-out examples.
-
-    Args:
-        rows: Rows with `id`, `prompt`, `licence` and the completion's field.
-        mode: `augment` or `rewrite`.
-        held_out: Ids that are never trained on.
-        licences: Licences whose rows may be trained on; empty means any. Held-out rows are kept whatever their licence:
-            they only measure.
-        weights: `SOURCE=N` for each source whose training rows are taken N times; N < 1 takes a share of them.
-
-    Returns:
-        Training examples, held-out examples.
-
-    Raises:
-        ConfigurationError: The mode is unknown or a row lacks a field.
-
-    Example:
-        >>> rows = [{"id": 0, "prompt": "Hi", "addition": ""}, {"id": 1, "prompt": "Why?", "addition": "Be brief."}]
-        >>> train, test = split_examples(rows, mode="augment", held_out=["1"])
-        >>> train[0].prompt, test[0].completion
-        ('Hi', 'Be brief.')
-    """
-    if mode not in COMPLETION_FIELD:
-        msg = f"Unknown mode {mode!r}."
-        raise ConfigurationError(msg, hint="Use mode=augment or mode=rewrite.")
-    kept_out = {str(identifier) for identifier in held_out}
-    shares, taken = _shares(weights), dict[str, float]()
-    train, test = [], []
-    for row in rows:
-        try:
-            example = Example(str(row["id"]), str(row["prompt"]), str(row[COMPLETION_FIELD[mode]]))
-        except KeyError as error:
-            msg = f"A row lacks the field {error}."
-            raise ConfigurationError(msg, hint=f"Mode {mode} needs id, prompt and {COMPLETION_FIELD[mode]}.") from error
-        if example.id in kept_out:
-            test.append(example)
-        elif not licences or row.get("licence") in licences:
-            source = str(row.get("source"))
-            due = taken.get(source, 0.0) + shares.get(source, 1.0)
-            train.extend([example] * int(due))
-            taken[source] = due - int(due)
-    return train, test
-
-
-def _shares(weights: Sequence[str]) -> dict[str, float]:
-    shares = {}
-    for entry in weights:
-        source, _, number = entry.rpartition("=")
-        try:
-            shares[source] = float(number)
-        except ValueError:
-            shares[source] = -1.0
-        if not source or not 0 < shares[source] <= 100:
-            msg = f"weights={entry!r} cannot be read."
-            raise ConfigurationError(msg, hint="Write SOURCE=N, for example mt_bench=2.")
-    return shares
-
-
-def render(example: Example, mode: str, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    """Turn an example into (prompt ids, completion ids), exactly as an engine puts a prompt to the model.
-
-    The completion ends with the end-of-turn token, which is all that an empty one consists of. Special tokens inside
-    the text stay text.
-    """
-    head = tokenizer.apply_chat_template(
-        [{"role": m["role"], "content": m["content"]} for m in FORMATS[mode].messages(example.prompt)],
-        add_generation_prompt=True,
-        return_dict=False,
-        tokenizer_kwargs={"split_special_tokens": False},
-    )
-    tail = tokenizer.encode(example.completion, add_special_tokens=False, split_special_tokens=True)
-    return list(head), [*tail, int(tokenizer.eos_token_id)]
-
-
-def to_dataset(
-    examples: Iterable[Example], *, mode: str, tokenizer: PreTrainedTokenizerBase, max_length: int | None
-) -> Dataset:
-    """Tokenise examples into TRL's prepared form: `input_ids`, and `labels` of -100 over the prompt.
-
-    Rows longer than `max_length` tokens are left out rather than cut: a cut completion teaches to stop in the middle.
-    """
-    from datasets import Dataset
-
-    columns: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
-    special = [token for token in tokenizer.all_special_tokens if token]
-    dropped = 0
-    for example in examples:
-        if any(token in example.prompt for token in special):
-            dropped += 1
-            continue
-        head, tail = render(example, mode, tokenizer)
-        if max_length is not None and len(head) + len(tail) > max_length:
-            dropped += 1
-            continue
-        columns["input_ids"].append(head + tail)
-        columns["labels"].append([-100] * len(head) + tail)
-    logger.info("%d rows, %d left out (too long, or with role marks)", len(columns["input_ids"]), dropped)
-    return Dataset.from_dict(columns)
+DECISIVE = (
+    *("learning_rate", "lr_scheduler_type", "warmup_steps", "optim", "adam_beta1", "adam_beta2", "adam_epsilon"),
+    *("weight_decay", "max_grad_norm", "max_length", "train_sampling_strategy", "seed", "data_seed", "bf16", "fp16"),
+    *("model_name_or_path", "dtype", "use_peft", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules"),
+    *("load_in_4bit", "load_in_8bit", "use_rslora", "use_dora"),
+)
+"""TRL's options that decide the losses. Not the number of steps: a finished run may be made longer."""
 
 
 def train(arguments: SFTArguments, config: Any, model_config: Any) -> dict[str, float]:
@@ -205,66 +80,177 @@ def train(arguments: SFTArguments, config: Any, model_config: Any) -> dict[str, 
 
     Returns:
         The last evaluation's metrics, empty without held-out rows.
+
+    Raises:
+        ConfigurationError: The data or the output folder do not go with the options.
+        FileError: A file cannot be written.
     """
-    from transformers.trainer_utils import get_last_checkpoint
-    from trl import SFTTrainer, get_peft_config
+    from trl import get_peft_config
 
-    from bpo_integrations.engines.causal_lm import load_causal_lm
     from bpo_train.training.loss import CompletionLossTrainer
+    from bpo_train.training.watch import GenerationWatch
 
-    spec = model_config.model_name_or_path or "embedded"
-    model, tokenizer = load_causal_lm(spec, dtype=model_config.dtype or "float32")
-    held_out = Path(arguments.held_out).read_text(encoding="utf-8").split() if arguments.held_out else []
-    train_rows, test_rows = split_examples(
-        read_rows(arguments.data),
-        mode=arguments.mode,
-        held_out=held_out,
-        licences=arguments.licences,
-        weights=arguments.weights,
+    began = time.monotonic()
+    output = Path(config.output_dir)
+    data = load_data(arguments)
+    config.gradient_accumulation_steps = accumulation(
+        arguments.total_batch_size,
+        config.per_device_train_batch_size,
+        config.world_size,
+        config.gradient_accumulation_steps,
     )
-    if not train_rows:
-        msg = "No training rows are left."
-        raise ConfigurationError(msg, hint="Check --licences and --held_out against the data.")
-    trainer_class = SFTTrainer if config.device.type == "cuda" else CompletionLossTrainer
-    max_length = config.max_length
+    checkpoint = last_checkpoint(output, processes=config.world_size)
+    decisive = decisive_options(arguments, config, model_config, data.file)
+    keep_to_options(output, decisive, started=checkpoint is not None, write=config.process_index == 0)
+
+    model, tokenizer = load_model(config, model_config)
+    encoded = encode(data.train, arguments.format, tokenizer)
+    rows = fitting(encoded, config.max_length, allow_dropping=arguments.allow_dropping)
+    held_out = encode(data.held_out, arguments.format, tokenizer)
+    dropped = {**data.dropped, "too long": len(encoded) - len(rows)}
+    logger.info("%d rows to train on, %d held out; left out: %s", len(rows), len(held_out), dropped)
     config.dataset_kwargs = {**(config.dataset_kwargs or {}), "skip_prepare_dataset": True}  # prepared here, never cut
-    trainer = trainer_class(
+    if config.padding_free:
+        config.max_length = None  # TRL asks for it; the rows keep to it already
+    if not held_out:
+        config.eval_strategy = "no"
+    trainer: Any = CompletionLossTrainer(
         model=model,
         args=config,
-        train_dataset=to_dataset(
-            train_rows[: arguments.limit], mode=arguments.mode, tokenizer=tokenizer, max_length=max_length
-        ),
-        eval_dataset=to_dataset(
-            test_rows[: arguments.eval_limit], mode=arguments.mode, tokenizer=tokenizer, max_length=None
-        )
-        if test_rows
-        else None,
+        train_dataset=to_dataset(rows),
+        eval_dataset=to_dataset(held_out) if held_out else None,
         processing_class=tokenizer,
         peft_config=get_peft_config(model_config),
     )
-    output = Path(config.output_dir)
-    checkpoint = get_last_checkpoint(str(output)) if output.is_dir() else None
-    trainer.train(resume_from_checkpoint=checkpoint)
-    metrics: dict[str, float] = trainer.evaluate() if test_rows else {}
-    trainer.save_model(str(output))
-    (output / "metrics.json").write_text(json.dumps(metrics, indent=2), encoding="utf-8")
+    watch = GenerationWatch(trainer, [example.prompt for example in data.held_out], arguments)
+    if watch.possible:
+        trainer.add_callback(watch)
+    with failures():
+        result = trainer.train(resume_from_checkpoint=config.resume_from_checkpoint or (checkpoint and str(checkpoint)))
+        metrics: dict[str, float] = trainer.evaluate() if held_out else {}
+        trainer.save_model(str(output))
+    if trainer.is_world_process_zero():
+        run = describe_run(trainer, arguments, model_config)
+        run["data"] = describe_data(data.file, rows, dropped, arguments)
+        run["eval_data"] = describe_data(data.eval_file, held_out) if held_out else None
+        run["training"] |= {"resumed_from": checkpoint and int(checkpoint.name.rpartition("-")[2])}
+        run["training"] |= {"seconds": round(time.monotonic() - began, 1)}
+        run["metrics"] = {**metrics, "train_loss": result.training_loss}
+        write_run(output, run | {"files": draw_curves(output, trainer.state.log_history)})
+    trainer.accelerator.end_training()
     return metrics
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Parse `--config recipe.yaml` and options over it, then train."""
+def load_model(config: Any, model_config: Any) -> tuple[Any, PreTrainedTokenizerBase]:
+    """Return the model and its tokenizer; quantized for QLoRA, and then on its device already.
+
+    Raises:
+        ModelNotFoundError: The weights are not to be found.
+        ConfigurationError: The tokenizer names no token that ends a turn.
+    """
+    from bpo_integrations.engines.causal_lm import load_causal_lm
+    from bpo_integrations.engines.generation import check_packages
+
+    quantize: Any = "4bit" if model_config.load_in_4bit else "8bit" if model_config.load_in_8bit else None
+    if quantize:
+        check_packages(["bitsandbytes"], extra="quantize")
+    spec = model_config.model_name_or_path or "embedded"
+    model, tokenizer = load_causal_lm(
+        spec, dtype=model_config.dtype or "float32", quantize=quantize, device=str(config.device)
+    )
+    if model_config.attn_implementation is not None:
+        model.set_attn_implementation(model_config.attn_implementation)
+    if tokenizer.eos_token_id is None:
+        msg = f"The tokenizer of {spec} names no token that ends a turn."
+        raise ConfigurationError(msg, hint="Take the family's chat model, or set eos_token in tokenizer_config.json.")
+    return model, tokenizer
+
+
+def decisive_options(arguments: SFTArguments, config: Any, model_config: Any, file: str) -> dict[str, Any]:
+    """Return what decides the losses of a run, by name, as JSON has it."""
+    found: dict[str, Any] = {
+        "data": sha256(Path(file)),
+        "mode": arguments.mode,
+        "prompt_format": arguments.format_name,
+        "held_out": sha256(Path(arguments.held_out)) if arguments.held_out else None,
+        "licences": arguments.licences,
+        "weights": arguments.weights,
+        "limit": arguments.limit,
+        "rows_a_step": config.per_device_train_batch_size * config.gradient_accumulation_steps * config.world_size,
+    }
+    for name in DECISIVE:
+        value = getattr(config, name, getattr(model_config, name, None))
+        found[name] = getattr(value, "value", value)
+    return found
+
+
+@contextmanager
+def failures() -> Iterator[None]:
+    """Turn a full disk and a full GPU, in the middle of a run, into errors of ours.
+
+    Raises:
+        FileError: A file cannot be written.
+        EngineError: The device's memory is full.
+    """
+    import torch
+
     try:
-        from trl import ModelConfig, SFTConfig, TrlParser
+        yield
+    except torch.OutOfMemoryError as error:
+        msg = "The GPU's memory is full."
+        hint = (
+            "Halve --per_device_train_batch_size and double --gradient_accumulation_steps (or give --total_batch_size);"
+            " or --gradient_checkpointing true; or LoRA instead of full training."
+        )
+        raise EngineError(msg, hint=hint) from error
+    except OSError as error:
+        raise os_error(error, "The run cannot be saved", hint="The same command goes on from here.") from error
+    except Exception as error:
+        # torch and safetensors have errors of their own for a disk that is full.
+        if not any(
+            sign in str(error).lower() for sign in ("no space left", "file write failed", "failed writing file")
+        ):
+            raise
+        msg = "The run cannot be saved: the disk is full."
+        raise FileError(msg, hint="Free some space; the same command goes on from here.") from error
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse `--config recipe.yaml` and the options over it, then train, or start the processes that do.
+
+    Raises:
+        ConfigurationError: The options cannot work; nothing has been loaded then.
+    """
+    try:
+        from bpo_train.training.options import sft_parser, with_recipe_path
     except ImportError as error:
-        raise MissingExtraError("trl", extra="train") from error
-    kinds: Any = [SFTArguments, SFTConfig, ModelConfig]
-    parser = TrlParser(kinds)
-    arguments, config, model_config = parser.parse_args_and_config(args=list(argv) if argv is not None else None)
+        raise MissingExtraError(error.name or "trl", extra="train") from error
+    options = with_recipe_path(sys.argv[1:] if argv is None else argv)
+    parser = sft_parser()
+    values, unknown = parser.preview(options)
+    machine = Machine.here()
+    if wants_launch(unknown):
+        command = launch_command(__name__, options, unknown, default="ddp" if machine.gpus else "cpu")
+        sys.exit(launch(command))
+    if unknown:
+        msg = f"Unknown options: {' '.join(unknown)}."
+        raise ConfigurationError(msg, hint="All options: bpo-train sft --help.")
+    check_setup(values, machine, options)
+    arguments, config, model_config = parser.parse(options)
     logging.basicConfig(level=logging.INFO)
-    metrics = train(arguments, config, model_config)
-    for name, value in sorted(metrics.items()):
-        click.echo(f"{name}: {value:.4f}")
+    if arguments.write_rows is not None:
+        data = load_data(arguments)
+        write_chat_rows(Path(arguments.write_rows), data, arguments.format)
+        click.echo(f"{len(data.train)} and {len(data.held_out)} rows written to {arguments.write_rows}.")
+        return
+    for name, value in sorted(train(arguments, config, model_config).items()):
+        if config.process_index == 0:
+            click.echo(f"{name}: {value:.4f}")
 
 
-if __name__ == "__main__":
-    main()
+if __name__ == "__main__":  # one of several processes
+    try:
+        main()
+    except BPOError as error:
+        click.echo(f"bpo-train: {one_line(str(error))}", err=True)
+        sys.exit(exit_code(error))

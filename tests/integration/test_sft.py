@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from bpo_integrations.rewriter import Record
-from bpo_train.training.sft import Example, render, split_examples, to_dataset
+from bpo_train.training.rows import Example, encode, render, split_examples, to_dataset
 
 TEMPLATE = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
@@ -118,12 +118,7 @@ def test_the_cpu_loss_equals_trls(toy: Path, tmp_path: Path) -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(toy)
     model = AutoModelForCausalLM.from_pretrained(toy)
-    rows = to_dataset(
-        [Example("0", "What?", "Say why."), Example("1", "How so?", "")],
-        mode="augment",
-        tokenizer=tokenizer,
-        max_length=None,
-    )
+    rows = to_dataset(encode([Example("0", "What?", "Say why."), Example("1", "How so?", "")], "augment", tokenizer))
     from trl import SFTConfig
 
     config = SFTConfig(

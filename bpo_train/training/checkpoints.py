@@ -1,0 +1,78 @@
+"""Going on where a run was killed: its last complete checkpoint, and whether it is the same run.
+
+A checkpoint is complete when its state, which is written last, can be read. What decides the losses of a run is kept in
+`options.json`: another learning rate, other data or another seed in the same folder is refused, a longer run is not.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bpo_integrations.cli.show import dump
+from bpo_integrations.errors import ConfigurationError
+from bpo_train.data.outputs import replacing
+from bpo_train.training.run import RUN_FILE
+
+OPTIONS_FILE = "options.json"
+STATE_FILE = "trainer_state.json"
+_PREFIX = "checkpoint-"
+
+
+def last_checkpoint(folder: Path, *, processes: int = 1) -> Path | None:
+    """Return the latest checkpoint that is complete, or None.
+
+    Args:
+        folder: The run's output folder.
+        processes: How many processes train: each keeps its own random state.
+    """
+    found = []
+    for path in folder.glob(f"{_PREFIX}*"):
+        step = path.name.removeprefix(_PREFIX)
+        if step.isdigit() and _complete(path, processes):
+            found.append((int(step), path))
+    return max(found)[1] if found else None
+
+
+def _complete(checkpoint: Path, processes: int) -> bool:
+    states = ["rng_state.pth"] if processes == 1 else [f"rng_state_{rank}.pth" for rank in range(processes)]
+    if list(checkpoint.glob("rng_state*.pth")) and not all((checkpoint / name).is_file() for name in states):
+        return processes != len(list(checkpoint.glob("rng_state*.pth")))  # of another number of processes: complete
+    try:
+        return isinstance(json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8")), dict)
+    except (OSError, ValueError):
+        return False
+
+
+def keep_to_options(folder: Path, options: Mapping[str, Any], *, started: bool, write: bool = True) -> None:
+    """Note what decides a run, or make sure that the folder's run is the same.
+
+    Args:
+        folder: The run's output folder.
+        options: What decides the losses.
+        started: Whether a checkpoint is there.
+        write: Whether this process notes them.
+
+    Raises:
+        ConfigurationError: The folder holds a run of other options.
+        FileError: The options cannot be written.
+    """
+    path = folder / OPTIONS_FILE
+    options = json.loads(json.dumps(options))
+    if started or (folder / RUN_FILE).is_file():
+        hint = "Give another --output_dir; or the same options, to go on."
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            msg = f"{folder} holds a run, and not with what options ({OPTIONS_FILE})."
+            raise ConfigurationError(msg, hint=hint) from error
+        changed = [name for name in options if before.get(name) != options[name]]
+        if changed:
+            said = "; ".join(f"{name} was {before.get(name)}, is {options[name]}" for name in changed)
+            msg = f"{folder} holds a run of other options: {said}."
+            raise ConfigurationError(msg, hint=hint)
+    if write:
+        with replacing(path) as file:
+            file.write(dump(options, indent=2) + "\n")

@@ -1,0 +1,85 @@
+"""One command for several processes: `bpo-train sft ... --accelerate_config zero2 --num_processes 8`.
+
+The launcher is accelerate's; whatever of its options stands on the command line is passed on. It starts this package's
+training module once for each process.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bpo_integrations.errors import ConfigurationError
+
+CONFIGS = Path(__file__).resolve().parents[1] / "recipes" / "accelerate"
+NAMED, FILE, PROCESSES = "--accelerate_config", "--config_file", "--num_processes"
+
+
+def wants_launch(unknown: Sequence[str]) -> bool:
+    """Whether the options that are not the trainer's ask for a launcher.
+
+    Example:
+        >>> wants_launch(["--num_processes", "2"])
+        True
+    """
+    return any(option in unknown for option in (NAMED, FILE, PROCESSES))
+
+
+def launch_command(module: str, options: Sequence[str], unknown: Sequence[str], *, default: str = "ddp") -> list[str]:
+    """Return the command that starts the processes.
+
+    Args:
+        module: The training module.
+        options: The whole command line.
+        unknown: Those of it that are not the trainer's, in order.
+        default: The configuration where only a number of processes was given.
+
+    Raises:
+        ConfigurationError: There is no such configuration.
+
+    Example:
+        >>> launch_command("m", ["--seed", "2", "--num_processes", "2"], ["--num_processes", "2"])[3:]
+        ['--config_file', '.../ddp.yaml', '--num_processes', '2', '-m', 'm', '--seed', '2']  # doctest: +SKIP
+    """
+    launcher = list(unknown)
+    if NAMED in launcher:
+        at = launcher.index(NAMED)
+        launcher[at : at + 2] = [FILE, str(_config("".join(launcher[at + 1 : at + 2])))]
+    elif FILE not in launcher:
+        launcher = [FILE, str(_config(default)), *launcher]
+    return [
+        *(sys.executable, "-m", "accelerate.commands.launch", *launcher),
+        *("-m", module, *without(options, unknown)),
+    ]
+
+
+def launch(command: Sequence[str]) -> int:
+    """Run the processes; return the launcher's exit code."""
+    return subprocess.run(command, check=False).returncode  # noqa: S603 - our own interpreter
+
+
+def without(options: Sequence[str], taken: Sequence[str]) -> list[str]:
+    """Return the options without those that were taken, which stand in the same order.
+
+    Example:
+        >>> without(["--seed", "8", "--num_processes", "8"], ["--num_processes", "8"])
+        ['--seed', '8']
+    """
+    left, waiting = [], list(taken)
+    for option in options:
+        if waiting and option == waiting[0]:
+            del waiting[0]
+        else:
+            left.append(option)
+    return left
+
+
+def _config(name: str) -> Path:
+    path = Path(name) if Path(name).is_file() else CONFIGS / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in CONFIGS.glob("*.yaml")))
+        msg = f"There is no accelerate configuration {name!r}."
+        raise ConfigurationError(msg, hint=f"Give a file, or one of {known}.")
+    return path

@@ -1,0 +1,113 @@
+"""Recipe and command line into dataclasses; what does not parse is one clear line.
+
+Promises: the command line wins over the recipe; an option that nobody knows is an error; bf16 is on where the device
+computes in it, unless it was asked for or against.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+import yaml  # type: ignore[import-untyped]
+from trl import ModelConfig, SFTConfig, TrlParser
+
+from bpo_integrations.errors import BPOError, ConfigurationError
+from bpo_train.training.arguments import SFTArguments
+
+RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+
+
+@dataclass
+class SFTOptions(SFTConfig):
+    """TRL's `SFTConfig`, with bf16 by device."""
+
+    def __post_init__(self) -> None:
+        """Settle what the device decides."""
+        if self.bf16 is None:
+            self.bf16 = not self.fp16 and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        super().__post_init__()  # type: ignore[no-untyped-call]
+
+
+class RecipeParser(TrlParser):
+    """TRL's parser, whose complaints are `ConfigurationError`s."""
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse a value on the command line."""
+        msg = f"{message[:1].upper()}{message[1:]}."
+        raise ConfigurationError(msg, hint="All options: bpo-train sft --help.")
+
+    def preview(self, options: Sequence[str]) -> tuple[Namespace, list[str]]:
+        """Return the values as they stand in recipe and command line, and the options that are not ours.
+
+        Raises:
+            ConfigurationError: The recipe cannot be read, or a value cannot be.
+        """
+        rest = list(options)
+        if "--config" in rest:
+            at = rest.index("--config")
+            path = Path("".join(rest[at + 1 : at + 2]))
+            values = _read_recipe(path)
+            del rest[at : at + 2]
+            values.pop("env", None)
+            if unknown := self.set_defaults_with_config(**values):
+                names = ", ".join(name.removeprefix("--") for name in unknown[::2])
+                msg = f"{path} has options that nobody knows: {names}."
+                raise ConfigurationError(msg, hint="Correct the recipe; all options: bpo-train sft --help.")
+        return self.parse_known_args(rest)
+
+    def parse(self, options: Iterable[str]) -> tuple[Any, ...]:
+        """Return the dataclasses.
+
+        Raises:
+            ConfigurationError: Options are unknown or do not go together.
+        """
+        try:
+            return tuple(self.parse_args_and_config(args=list(options)))
+        except BPOError:
+            raise
+        except (ValueError, TypeError) as error:
+            msg = f"These options do not go together: {error}"
+            raise ConfigurationError(msg, hint="Correct the recipe or the command line.") from error
+
+
+def sft_parser() -> RecipeParser:
+    """Return the parser of `bpo-train sft`: our arguments, TRL's `SFTConfig` and `ModelConfig`."""
+    kinds: Any = [SFTArguments, SFTOptions, ModelConfig]
+    return RecipeParser(kinds, prog="bpo-train sft")
+
+
+def with_recipe_path(options: Sequence[str]) -> list[str]:
+    """Return the options with `--config NAME` as a path, where NAME is one of the recipes that come with the package.
+
+    Example:
+        >>> Path(with_recipe_path(["--config", "smollm2-135m/augment"])[1]).name
+        'augment.yaml'
+    """
+    found = list(options)
+    for at, name in enumerate(found[1:], start=1):
+        shipped = RECIPES / f"{name.removesuffix('.yaml')}.yaml"
+        if found[at - 1] == "--config" and not Path(name).is_file() and shipped.is_file():
+            found[at] = str(shipped)
+    return found
+
+
+def _read_recipe(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        names = sorted(str(file.relative_to(RECIPES).with_suffix("")) for file in RECIPES.glob("*/*.yaml"))
+        msg = f"The recipe {path} cannot be read: {error.strerror or error}."
+        hint = f"Give a file, or one of {', '.join(name for name in names if not name.startswith('accelerate'))}."
+        raise ConfigurationError(msg, hint=hint) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        msg = f"The recipe {path} is no YAML: {error}."
+        raise ConfigurationError(msg, hint="Correct it.") from error
+    if not isinstance(values, dict):
+        msg = f"The recipe {path} is no table of options."
+        raise ConfigurationError(msg, hint="Write `option: value` in each line.")
+    return values

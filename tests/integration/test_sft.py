@@ -1,4 +1,4 @@
-"""`bpo-train sft` for real, on a toy Llama: it trains, resumes, exports, and what it exports can be used."""
+"""`bpo-train sft` on a toy Llama: which tokens train, which weights move, what is written, what is refused."""
 
 from __future__ import annotations
 
@@ -6,146 +6,163 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 pytest.importorskip("trl", reason="needs the extra 'train'")
 import torch
 from safetensors.torch import load_file
+from toy_llama import ROWS, sft_options, write_rows, write_toy
 
-from bpo_integrations.rewriter import Record
+from bpo_integrations.errors import ConfigurationError
+from bpo_integrations.templates import AUGMENT_FORMAT
+from bpo_train.training.loss import CompletionLossTrainer, EpochSampler
 from bpo_train.training.rows import Example, encode, render, split_examples, to_dataset
-
-TEMPLATE = (
-    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-ROWS = [
-    {
-        "id": number,
-        "licence": "MIT" if number % 4 else "CC-BY-NC-4.0",
-        "prompt": f"What is the meaning of number {number}?",
-        "addition": "" if number % 5 == 0 else f"Explain number {number} with an example.",
-    }
-    for number in range(40)
-]
+from bpo_train.training.run import read_run
+from bpo_train.training.sft import main
 
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Llama of two layers with a byte-level tokenizer."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    folder = tmp_path_factory.mktemp("toy")
-    letters = pre_tokenizers.ByteLevel.alphabet()
-    backend = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(sorted(letters))}, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens([AddedToken(mark, special=True) for mark in ("<|im_start|>", "<|im_end|>")])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|im_end|>")
-    tokenizer.chat_template = TEMPLATE
-    tokenizer.save_pretrained(folder)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
+    return write_toy(tmp_path_factory.mktemp("toy"))
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    (folder / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in ROWS), encoding="utf-8")
-    (folder / "held.txt").write_text("1\n2\n3\n", encoding="utf-8")
-    return folder
+    return write_rows(tmp_path_factory.mktemp("data"))
 
 
-def run_sft(toy: Path, data: Path, output: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    recipe = Path(__file__).parents[2] / "bpo_train" / "recipes" / "smollm2-135m" / "augment.yaml"
-    command = [
-        *(sys.executable, "-m", "bpo_train.cli", "sft", "--config", str(recipe), "--model_name_or_path", str(toy)),
-        *("--data", str(data / "rows.jsonl"), "--held_out", str(data / "held.txt"), "--output_dir", str(output)),
-        *("--max_length", "400", "--logging_steps", "1", "--save_steps", "2", "--disable_tqdm", "true", *options),
-    ]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+@pytest.fixture
+def weights(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The model's parameters by name before training and after it: (is trained, before, after)."""
+    found: dict[str, Any] = {}
+    real = CompletionLossTrainer.train
+
+    def train(self: Any, *args: Any, **kwargs: Any) -> Any:
+        before = {name: weight.detach().clone() for name, weight in self.model.named_parameters()}
+        result = real(self, *args, **kwargs)
+        for name, weight in self.model.named_parameters():
+            found[name] = (weight.requires_grad, before[name], weight.detach().clone())
+        return result
+
+    monkeypatch.setattr(CompletionLossTrainer, "train", train)
+    return found
 
 
-def test_sft_moves_every_adapter_weight_resumes_and_exports(toy: Path, data: Path, tmp_path: Path) -> None:
-    output = tmp_path / "run"
-    done = run_sft(toy, data, output, "--max_steps", "2")
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "eval_loss" in done.stdout
-    first = load_file(output / "adapter_model.safetensors")
-    moved = [name for name, weight in first.items() if "lora_B" in name and bool(weight.abs().sum() > 0)]
-    assert len(moved) == sum("lora_B" in name for name in first) == 14
+def tokenizer_of(toy: Path) -> Any:
+    from transformers import AutoTokenizer
 
-    done = run_sft(toy, data, output, "--max_steps", "4")
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert json.loads((output / "checkpoint-4" / "trainer_state.json").read_text())["global_step"] == 4
-    history = json.loads((output / "checkpoint-4" / "trainer_state.json").read_text())["log_history"]
-    steps = [entry["step"] for entry in history]
-    assert steps.count(1) == 1  # went on from step 2, did not begin again
-
-    exported = tmp_path / "exported"
-    command = [*(sys.executable, "-m", "bpo_train.cli", "export", "--run", str(output), "--output", str(exported))]
-    command += ["--mode", "augment", "--base", str(toy), "--threshold", "0.7"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert Record.read(exported).empty_threshold == 0.7
-    assert {weight.dtype for weight in load_file(exported / "adapter_model.safetensors").values()} == {torch.bfloat16}
-
-    from bpo_integrations import load_rewriter
-
-    rewriter = load_rewriter(f"hf:{exported}")
-    (candidates,) = rewriter.candidates(["What is the meaning of number 7?"])
-    assert len(candidates) == 1
+    return AutoTokenizer.from_pretrained(toy)
 
 
-def test_the_cpu_loss_equals_trls(toy: Path, tmp_path: Path) -> None:
-    """Scoring the completion's positions only gives the value and the gradient of the full computation."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from bpo_train.training.loss import CompletionLossTrainer
-
-    tokenizer = AutoTokenizer.from_pretrained(toy)
-    model = AutoModelForCausalLM.from_pretrained(toy)
-    rows = to_dataset(encode([Example("0", "What?", "Say why."), Example("1", "How so?", "")], "augment", tokenizer))
+def trainer_of(toy: Path, output: Path, rows: Any, **options: Any) -> Any:
+    from transformers import AutoModelForCausalLM
     from trl import SFTConfig
 
     config = SFTConfig(
-        output_dir=str(tmp_path),
+        output_dir=str(output),
         bf16=False,
         report_to="none",
         dataset_kwargs={"skip_prepare_dataset": True},
         max_length=None,
+        **options,
     )
-    trainer = CompletionLossTrainer(model=model, args=config, train_dataset=rows, processing_class=tokenizer)
+    model = AutoModelForCausalLM.from_pretrained(toy)
+    return CompletionLossTrainer(
+        model=model, args=config, train_dataset=rows, eval_dataset=rows, processing_class=tokenizer_of(toy)
+    )
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_every_trained_weight_moves_and_no_frozen_one_does(
+    toy: Path, data: Path, tmp_path: Path, weights: dict[str, Any], method: str
+) -> None:
+    # An adapter's A factors have no gradient until its B factors have left zero: three steps.
+    main(sft_options(toy, data, tmp_path, "--max_steps", "3", "--use_peft", str(method == "lora")))
+    trained = {name for name, (is_trained, _, _) in weights.items() if is_trained}
+    assert len(trained) == (28 if method == "lora" else len(weights))
+    assert all(("lora_" in name) == (method == "lora") for name in trained)
+    for name, (is_trained, before, after) in weights.items():
+        assert torch.equal(before, after) != is_trained, name
+
+
+def test_the_loss_is_on_the_completion_and_its_end_and_on_nothing_else(toy: Path, tmp_path: Path) -> None:
+    tokenizer = tokenizer_of(toy)
+    example = Example("0", "What? <|im_end|>", "Say <|im_end|> why.")
+    rows = to_dataset(encode([example, Example("1", "How?", "")], "augment", tokenizer))
+    trainer = trainer_of(toy, tmp_path, rows, per_device_train_batch_size=2)
+    (batch,) = trainer.get_train_dataloader()
+    texts = {}
+    for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True):
+        trained = labels != -100
+        assert torch.equal(ids[trained], labels[trained])
+        texts[tokenizer.decode(ids[~trained])] = tokenizer.decode(ids[trained])
+    padding = "<|im_end|>" * (batch["labels"].shape[1] - len(rows[1]["labels"]))
+    asked = "<|im_start|>system\n" + str(AUGMENT_FORMAT.system) + "<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n"
+    asked += "<|im_start|>assistant\n"
+    assert texts == {
+        asked.format("What? <|im_end|>"): "Say <|im_end|> why.<|im_end|>",
+        asked.format("How?") + padding: "<|im_end|>",
+    }
+    end = tokenizer.eos_token_id
+    assert rows[0]["labels"].count(end) == 1  # the mark inside the text is text
+    # A change of any token that is not trained on changes no target: the gradient of the logits is zero there.
+    logits: list[torch.Tensor] = []
+    hook = trainer.model.lm_head.register_forward_hook(lambda module, args, output: logits.append(output))
+    trainer.compute_loss(trainer.model, {name: batch[name] for name in ("input_ids", "attention_mask", "labels")})
+    hook.remove()
+    assert logits[0].shape == (int((batch["labels"] != -100).sum()), len(tokenizer))
+
+
+@pytest.mark.parametrize("items", [None, torch.tensor(50)])
+def test_the_cpu_loss_and_its_gradient_are_trls(toy: Path, tmp_path: Path, items: torch.Tensor | None) -> None:
+    from trl import SFTTrainer
+
+    examples = [Example("0", "What?", "Say why."), Example("1", "How so?", "")]
+    rows = to_dataset(encode(examples, "augment", tokenizer_of(toy)))
+    trainer = trainer_of(toy, tmp_path, rows)
     batch = trainer.data_collator([rows[0], rows[1]])
-    batch = {name: value for name, value in batch.items() if name in ("input_ids", "attention_mask", "labels")}
-    mine = trainer.compute_loss(trainer.model, dict(batch))
-    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-    full = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten())
-    torch.testing.assert_close(mine, full)
+    found = []
+    for compute in (CompletionLossTrainer.compute_loss, SFTTrainer.compute_loss):
+        trainer.model.zero_grad()
+        loss = compute(trainer, trainer.model, dict(batch), num_items_in_batch=items)
+        loss.backward()
+        found.append([loss.detach(), *(weight.grad.clone() for weight in trainer.model.parameters())])
+    for mine, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, theirs)
 
 
-def test_the_completion_ends_with_the_turn_and_special_tokens_in_the_text_stay_text(toy: Path) -> None:
-    from transformers import AutoTokenizer
+def test_the_held_out_loss_is_a_mean_over_tokens_whatever_the_batch(toy: Path, tmp_path: Path) -> None:
+    from bpo_train.evaluation.loss import completion_loss
 
-    tokenizer = AutoTokenizer.from_pretrained(toy)
+    examples, _ = split_examples(ROWS[:7], mode="augment")
+    rows = to_dataset(encode(examples, "augment", tokenizer_of(toy)))
+    trainer = trainer_of(toy, tmp_path, rows, per_device_eval_batch_size=3)
+    expected, _ = completion_loss(trainer.model, tokenizer_of(toy), examples, mode="augment")
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_order_of_the_rows_groups_lengths_and_changes_with_the_epoch_alone() -> None:
+    lengths = [1, 2, 3, 4] * 16
+    sampler = EpochSampler(lengths, group=8, seed=3)
+    first = list(sampler)
+    assert list(sampler) == first
+    assert sorted(first) == list(range(64))
+    spread = [max(part) - min(part) for at in range(0, 64, 8) if (part := [lengths[i] for i in first[at : at + 8]])]
+    assert sum(spread) <= 12  # at random it is 3 in nearly each of the 8
+    sampler.epoch = 1
+    assert list(sampler) != first
+    assert list(EpochSampler(lengths, group=8, seed=4)) == list(sampler)
+
+
+def test_special_tokens_in_the_text_stay_text(toy: Path) -> None:
+    tokenizer = tokenizer_of(toy)
     head, tail = render(Example("0", "Hi", ""), "augment", tokenizer)
     assert tail == [tokenizer.eos_token_id]
     assert tokenizer.decode(head).endswith("<|im_start|>assistant\n")
-    _, tail = render(Example("0", "Hi", "Write <|im_end|> twice."), "augment", tokenizer)
-    assert tail.count(tokenizer.eos_token_id) == 1
+    marked, _ = render(Example("0", "Hi<|im_end|>", ""), "augment", tokenizer)
+    assert marked.count(tokenizer.eos_token_id) == head.count(tokenizer.eos_token_id)
 
 
 def test_held_out_rows_and_other_licences_are_never_trained_on() -> None:
@@ -155,18 +172,100 @@ def test_held_out_rows_and_other_licences_are_never_trained_on() -> None:
     assert len(train) == 29
 
 
+def test_a_run_leaves_its_weights_a_record_a_curve_and_events(toy: Path, data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="needs the extra 'train'")
+    options = sft_options(toy, data, tmp_path, "--max_steps", "4", "--eval_steps", "2", "--report_to", "tensorboard")
+    main(options)
+    assert load_file(tmp_path / "adapter_model.safetensors")
+    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert list(tmp_path.rglob("events.out.tfevents.*"))
+    run = read_run(tmp_path)
+    assert (run["stage"], run["mode"], run["method"]) == ("sft", "augment", "lora")
+    assert run["format"] == {"system": AUGMENT_FORMAT.system, "user": "{prompt}", "history": ""}
+    assert (run["data"]["rows"], run["data"]["licences"]) == (27, {"MIT": 27})
+    assert run["data"]["dropped"] == {"licence": 10}
+    assert run["eval_data"]["rows"] == 3
+    assert run["training"] | {"seconds": 0} == {
+        "steps": 4,
+        "epochs": 1.0,
+        "rows_a_step": 8,
+        "processes": 1,
+        "parameters": 51488,
+        "trainable_parameters": 16384,
+        "resumed_from": None,
+        "seconds": 0,
+    }
+    assert run["hyperparameters"]["learning_rate"] == 8e-4
+    assert run["hyperparameters"]["lora_r"] == 16
+    assert run["files"] == ["loss.png"]
+    assert str(tmp_path) not in json.dumps({name: run[name] for name in ("hyperparameters", "training", "metrics")})
+    assert {"eval_loss", "eval_violations", "eval_unchanged", "train_loss"} <= run["metrics"].keys()
+    history = json.loads((tmp_path / "checkpoint-4" / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+    assert [entry["step"] for entry in history if "eval_violations" in entry] == [2, 4]
+
+
+def test_watching_what_it_writes_does_not_change_what_it_learns(toy: Path, data: Path, tmp_path: Path) -> None:
+    for name, count in (("watched", "3"), ("alone", "0")):
+        more = ("--max_steps", "4", "--eval_steps", "1", "--eval_generations", count, "--lora_dropout", "0.2")
+        main(sft_options(toy, data, tmp_path / name, *more))
+    watched, alone = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("watched", "alone"))
+    assert all(torch.equal(watched[name], alone[name]) for name in watched)
+    assert "eval_violations" not in read_run(tmp_path / "alone")["metrics"]
+
+
+def test_what_is_watched_is_what_an_engine_writes(toy: Path) -> None:
+    """A rewriter on the same weights gives the same candidates, one by one, as the watch in a batch."""
+    from transformers import AutoModelForCausalLM
+
+    from bpo_integrations.engines.transformers import TransformersEngine
+    from bpo_integrations.rewriter import Record, Rewriter
+    from bpo_train.training.watch import optimize
+
+    prompts = [row["prompt"] for row in ROWS[:3]] + ["Why?"]
+    model = AutoModelForCausalLM.from_pretrained(toy)
+    record = Record("toy", "augment", AUGMENT_FORMAT, new_tokens=72, empty_threshold=0.5, repetition_penalty=1.15)
+    rewriter = Rewriter(TransformersEngine(str(toy), device="cpu"), record)
+    watched = optimize(model, tokenizer_of(toy), prompts, mode="augment", form=AUGMENT_FORMAT)
+    assert [c.text for c in watched] == [rewriter.candidates([prompt])[0][0].text for prompt in prompts]
+    assert all(candidate.text for candidate in watched)
+
+
+def test_a_finished_run_is_made_longer_but_never_mixed_with_another(toy: Path, data: Path, tmp_path: Path) -> None:
+    main(sft_options(toy, data, tmp_path, "--max_steps", "2"))
+    main(sft_options(toy, data, tmp_path, "--max_steps", "4"))
+    history = json.loads((tmp_path / "checkpoint-4" / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+    assert [entry["step"] for entry in history if "loss" in entry] == [1, 2, 3, 4]
+    assert read_run(tmp_path)["training"]["resumed_from"] == 2
+    with pytest.raises(ConfigurationError, match=r"learning_rate was 0\.0008, is 0\.1.*another --output_dir"):
+        main(sft_options(toy, data, tmp_path, "--max_steps", "4", "--learning_rate", "0.1"))
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
         (("--data", "nowhere.jsonl"), "There is no file nowhere.jsonl"),
         (("--mode", "sing"), "Unknown mode 'sing'"),
         (("--licences", "nobody"), "No training rows are left"),
+        (("--max_length", "130", "--allow_dropping", "false"), "longer than max_length=130"),
+        (("--no_such_option", "1"), "Unknown options: --no_such_option 1"),
+        (("--bf16", "true"), "bf16 needs a GPU"),
+        (("--load_in_4bit", "true"), r"\(QLoRA\) needs a CUDA device"),
+        (("--total_batch_size", "3"), "cannot be shared"),
     ],
 )
-def test_a_wrong_option_is_one_clear_line(
-    toy: Path, data: Path, tmp_path: Path, options: tuple[str, ...], says: str
+def test_a_wrong_option_is_refused(
+    toy: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], says: str
 ) -> None:
-    done = run_sft(toy, data, tmp_path / "run", *options)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigurationError, match=says):
+        main(sft_options(toy, data, tmp_path, *options))
+    assert not (tmp_path / "run.json").exists()
+
+
+def test_the_command_says_an_error_in_one_line(toy: Path, data: Path, tmp_path: Path) -> None:
+    options = sft_options(toy, data, tmp_path, "--mode", "sing")
+    command = [sys.executable, "-m", "bpo_train.cli", "sft", *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 3
-    assert says in done.stderr
+    assert done.stderr.splitlines()[-1] == "bpo-train: Unknown mode 'sing'. Use mode=augment or mode=rewrite."
     assert "Traceback" not in done.stderr

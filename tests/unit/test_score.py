@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 from fakes import FakeEngine, fake_rewriter
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from score_drift import drifted
 
 from bpo_integrations import PromptOptimizer
 from bpo_integrations.errors import ConfigurationError, EngineError, OptimizationError
@@ -73,6 +74,7 @@ def scored(additions: Sequence[str], violations: Sequence[str | None] = ()) -> S
     return score_results(results, PROMPTS)
 
 
+ON_SUBJECT = {"nearer to its prompt", "nearest to its prompt"}
 SOUND = scored(list(TOPICS.values()))
 
 
@@ -286,6 +288,20 @@ def test_tables_show_sets_of_one_model_and_models_of_each_set_side_by_side() -> 
     assert [column.header for column in both[0].columns] == ["", "embedded, augment", "embedded, rewrite"]
     assert figures(SOUND)["changed"] == "12 (100%)"
     assert "failed" not in [row[0] for row in grid({"mine": SOUND})[1]]
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "moved"),
+    [
+        (scored([GENERIC] * len(PROMPTS)), {"alone", *ON_SUBJECT}),
+        (scored([*list(TOPICS.values())[1:], TOPICS["How is tea made?"]]), ON_SUBJECT),
+        (scored(list(TOPICS.values()), [*["new names"] * 4, *[None] * 8]), {"violated", "changed"}),
+        (scored(list(TOPICS.values())), set()),
+    ],
+    ids=["always the same", "of other prompts", "with violations", "as it was"],
+)
+def test_spoilt_additions_drift_in_the_measures_that_are_there_for_it(spoilt: Score, moved: set[str]) -> None:
+    assert drifted(spoilt.to_dict(), SOUND.to_dict()) == moved
 
 
 # -- optimizing with a journal ------------------------------------------------------------------------------------

@@ -22,7 +22,6 @@ import click
 import torch
 from langchain_core.runnables import RunnableLambda
 from peft import PeftModel
-from quality import load_set
 from report import ROOT, put, stamp, table
 
 from bpo_integrations import BPORunnable, PromptOptimizer
@@ -33,6 +32,7 @@ from bpo_integrations.models.embedded import load_embedded
 from bpo_integrations.result import Candidate
 from bpo_integrations.rewriter import Rewriter
 from bpo_integrations.templates import REWRITE_FORMAT
+from bpo_train.evaluation.testsets import load_testset
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 
@@ -68,7 +68,7 @@ def model_card_loop() -> Callable[[str], int]:
 
 def latency(limit: int | None) -> str:
     """Time the embedded model against the loop, prompt by prompt in turn, so that all meet the same noise."""
-    prompts = [prompt for prompt, _ in load_set("vicuna_eval")][:limit]
+    prompts = [row.prompt for row in load_testset("vicuna_eval")][:limit]
     loop = model_card_loop()
     rewriter, augmenter = load_embedded("rewrite"), load_embedded("augment")
     always = Decoding(empty_threshold=2.0)  # an addition for every prompt: the augmenter's dearest case
@@ -125,7 +125,7 @@ def latency(limit: int | None) -> str:
 
 def concurrency(limit: int | None) -> str:
     """Time 64 calls of `ainvoke` that start together against one `batch`, in three interleaved rounds."""
-    prompts = [prompt for prompt, _ in load_set("vicuna_eval")][: min(limit or 64, 64)]
+    prompts = [row.prompt for row in load_testset("vicuna_eval")][: min(limit or 64, 64)]
     # The same number of tokens for every prompt and round, and nothing from the cache.
     optimizer = PromptOptimizer(
         mode="rewrite", decoding=Decoding(max_new_tokens=24), cache=0, timeout=None, policy=lambda prompt, context: None

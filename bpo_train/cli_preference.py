@@ -1,0 +1,86 @@
+"""`bpo-train mine`, `dpo` and `grpo`: options in, one summary out. No logic.
+
+Exit codes are those of `bpo_train.cli_data`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bpo_train.cli_data import exits
+
+
+@click.command()
+@click.option("--data", required=True, metavar="FILE", help="Training rows: additions.jsonl or pairs.jsonl.")
+@click.option("--output", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder of the files.")
+@click.option("--mode", type=click.Choice(["augment", "rewrite"]), default="augment", show_default=True)
+@click.option("--model", default="embedded", show_default=True, help="The rewriter whose mistakes are mined, by spec.")
+@click.option("--held-out", metavar="FILE", help="Ids, one a line, of rows that are never trained on.")
+@click.option("--licences", metavar="MIT,...", help="Licences that are taken; default: all.")
+@click.option("--limit", type=click.IntRange(1), help="Take so many rows, spread over the file.")
+@click.option("--samples", type=click.IntRange(1), default=4, show_default=True, help="Drawn for each prompt.")
+@click.option("--temperature", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True)
+@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=0.95, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the draws.")
+@click.option(
+    "--usual",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.9,
+    show_default=True,
+    help="Share of the rows' own texts that counts as neither generic nor off the subject; 1: do not measure.",
+)
+@click.option(
+    "--embeddings",
+    metavar="MODEL",
+    help="Sentence embeddings for likeness: a folder, a hub id or `minilm`; default: TF-IDF.",
+)
+@click.option("--per-prompt", type=click.IntRange(1), default=2, show_default=True, help="Most pairs of a prompt.")
+def mine(**options: Any) -> None:
+    """Make preference pairs: the rows' own texts against what the model gets wrong.
+
+    `bpo-train mine --data additions.jsonl --held-out held_out_ids.txt --output runs/mined`. The same command goes on
+    where an earlier run stopped.
+    """
+    from bpo_train.evaluation.subject import embedding_similarity
+    from bpo_train.training.miner import Mining, run
+
+    with exits():
+        mining = Mining(
+            data=options["data"],
+            output=options["output"],
+            mode=options["mode"],
+            model=options["model"],
+            held_out=options["held_out"],
+            licences=tuple(part.strip() for part in (options["licences"] or "").split(",") if part.strip()),
+            limit=options["limit"],
+            samples=options["samples"],
+            temperature=options["temperature"],
+            top_p=options["top_p"],
+            seed=options["seed"],
+            usual=options["usual"],
+            per_prompt=options["per_prompt"],
+        )
+        near = embedding_similarity(options["embeddings"]) if options["embeddings"] else None
+        statistics = run(mining, near=near)
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in statistics["pairs_by_reason"].items())
+        click.echo(f"{statistics['pairs']:,} pairs of {statistics['rows']:,} rows ({reasons or 'none'}).")
+        click.echo(f"Written to {options['output']}.")
+
+
+@click.command(
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
+    add_help_option=False,
+)
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+def dpo(options: tuple[str, ...]) -> None:
+    """Preference training: `bpo-train dpo --config RECIPE.yaml --pairs FILE --output_dir DIR`.
+
+    Takes every option of TRL's DPOConfig and ModelConfig; they override the recipe's.
+    """
+    from bpo_train.training.dpo import main
+
+    with exits():
+        main(options)

@@ -1,0 +1,92 @@
+"""Whether a text is about its own prompt, and whether it would go with any prompt: a number for each text.
+
+Pure. Without sentence embeddings (`bpo_train.evaluation.subject.embedding_similarity`) likeness is that of letters and
+words, and no meaning is seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from bpo_integrations.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from bpo_train.evaluation.subject import Similarity
+
+
+def strangeness(prompts: Sequence[str], texts: Sequence[str], owners: Sequence[int], near: Similarity) -> list[float]:
+    """Return for each text the share of the other prompts that it is nearer to than to its own; a tie is half of one.
+
+    Args:
+        prompts: All prompts, two or more.
+        texts: What was written.
+        owners: The place of each text's own prompt.
+        near: How near texts are to prompts.
+
+    Returns:
+        0 where the own prompt is the nearest, 1 where it is the farthest; 0.5 by chance.
+
+    Example:
+        >>> from bpo_train.evaluation.subject import tfidf_similarity
+        >>> strangeness(["How do bees dance?", "Bake a plum cake"], ["Name the dances."], [1], tfidf_similarity)
+        [1.0]
+    """
+    import numpy as np
+
+    found = near(texts, prompts)
+    own = found[np.arange(len(texts)), list(owners)][:, None]
+    nearer = (found > own).sum(1) + 0.5 * ((found == own).sum(1) - 1)
+    shares: list[float] = (nearer / (len(prompts) - 1)).tolist()
+    return shares
+
+
+def genericness(gold: Sequence[str], texts: Sequence[str], near: Similarity) -> tuple[list[float], list[float]]:
+    """Return the mean likeness to what was written for all prompts, which is the nearness to its centroid.
+
+    Args:
+        gold: What was written, two or more.
+        texts: Others.
+        near: How near texts are to each other.
+
+    Returns:
+        Of what was written, each without itself; and of the others.
+
+    Example:
+        >>> gold = ["Give clear examples.", "Give clear steps.", "Name both dances."]
+        >>> own, others = genericness(gold, ["Give clear examples and steps."], word_similarity)
+        >>> others[0] > max(own)
+        True
+    """
+    import numpy as np
+
+    among = np.array(near(gold, gold), dtype=np.float64)
+    np.fill_diagonal(among, 0.0)
+    own: list[float] = (among.sum(1) / (len(gold) - 1)).tolist()
+    others: list[float] = near(texts, gold).mean(1).tolist() if texts else []
+    return own, others
+
+
+def word_similarity(additions: Sequence[str], prompts: Sequence[str]) -> NDArray[np.floating[Any]]:
+    """Return cosines of TF-IDF vectors of words: a `Similarity`, whose weights are those of the second texts.
+
+    English stop words do not count: "the" and "and" would be the centre of everything.
+
+    Raises:
+        MissingExtraError: scikit-learn is not installed.
+    """
+    try:
+        import numpy as np
+        from sklearn.feature_extraction.text import TfidfVectorizer
+    except ImportError as error:
+        raise MissingExtraError("scikit-learn", extra="train") from error
+
+    vectorizer = TfidfVectorizer(stop_words="english", sublinear_tf=True)
+    try:
+        known = vectorizer.fit_transform(prompts)
+    except ValueError:  # nothing but stop words
+        return np.zeros((len(additions), len(prompts)))
+    return np.asarray((vectorizer.transform(additions) @ known.T).todense())

@@ -1,0 +1,229 @@
+"""`bpo-train dpo` and `grpo` on a toy Llama with a toy adapter: where they start, what moves, what is written."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("trl", reason="needs the extra 'train'")
+import torch
+from safetensors.torch import load_file
+from toy_llama import write_toy
+
+from bpo_integrations.errors import ConfigurationError
+from bpo_integrations.rewriter import Record
+from bpo_integrations.templates import AUGMENT_FORMAT
+from bpo_train.training.dpo import encode_pairs, main, read_pairs
+from bpo_train.training.mining import Pair
+from bpo_train.training.pair_trainer import PairTrainer
+from bpo_train.training.run import read_run
+
+PAIRS = [
+    {
+        "id": str(number),
+        "prompt": f"What is the meaning of number {number}?",
+        "chosen": f"Say what {number} stands for.",
+        "rejected": f"Please provide number {number}",
+        "why": "guard: unfinished" if number % 3 == 0 else "guard: asks back",
+    }
+    for number in range(12)
+]
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_toy(tmp_path_factory.mktemp("toy"))
+
+
+@pytest.fixture(scope="module")
+def start(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter that does something: no factor of it is zero."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    folder = tmp_path_factory.mktemp("start")
+    torch.manual_seed(1)
+    model: Any = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(toy), LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+    )
+    for name, weight in model.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(weight, std=0.1)
+    model.save_pretrained(folder)
+    record = Record(name="start", mode="augment", format=AUGMENT_FORMAT, base=str(toy))
+    (folder / "bpo.json").write_text(record.to_json(), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
+    path.write_text("\n".join(json.dumps(pair) for pair in PAIRS), encoding="utf-8")
+    return path
+
+
+def options(toy: Path, start: Path | str, pairs: Path, output: Path, *more: str) -> list[str]:
+    return [
+        *("--config", "smollm2-135m/dpo", "--model_name_or_path", str(toy), "--adapter", str(start)),
+        *("--pairs", str(pairs), "--output_dir", str(output), "--per_device_train_batch_size", "4"),
+        *(
+            "--gradient_accumulation_steps",
+            "1",
+            "--max_length",
+            "400",
+            "--learning_rate",
+            "1e-2",
+            "--warmup_steps",
+            "0",
+        ),
+        *("--logging_steps", "1", "--save_steps", "2", "--disable_tqdm", "true", "--lr_scheduler_type", "constant"),
+        *more,
+    ]
+
+
+def history(output: Path, step: int) -> list[dict[str, float]]:
+    state = json.loads((output / f"checkpoint-{step}" / "trainer_state.json").read_text(encoding="utf-8"))
+    found: list[dict[str, float]] = state["log_history"]
+    return found
+
+
+@pytest.fixture
+def weights(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The parameters by name before training and after it: (is trained, before, after)."""
+    found: dict[str, Any] = {}
+    real = PairTrainer.train
+
+    def train(self: Any, *args: Any, **kwargs: Any) -> Any:
+        before = {name: weight.detach().clone() for name, weight in self.model.named_parameters()}
+        result = real(self, *args, **kwargs)
+        for name, weight in self.model.named_parameters():
+            found[name] = (weight.requires_grad, before[name], weight.detach().clone())
+        return result
+
+    monkeypatch.setattr(PairTrainer, "train", train)
+    return found
+
+
+def test_dpo_starts_at_the_adapter_which_is_its_own_reference_and_moves_nothing_else(
+    toy: Path, start: Path, pairs: Path, tmp_path: Path, weights: dict[str, Any]
+) -> None:
+    output = tmp_path / "run"
+    main(options(toy, start, pairs, output, "--max_steps", "2", "--loss_type", "sigmoid", "--loss_weights", "1.0"))
+    first, second = [entry for entry in history(output, 2) if "loss" in entry][:2]
+    assert first["loss"] == pytest.approx(math.log(2), abs=1e-4)  # the start is the reference: no margin yet
+    assert second["loss"] != pytest.approx(math.log(2), abs=1e-4)
+    given = load_file(start / "adapter_model.safetensors")
+    for name, (trained, before, after) in weights.items():
+        assert trained == (".default." in name), name
+        assert bool((before != after).any()) == trained, name
+        if "lora_" in name:
+            saved = given[name.replace(".default.", ".").replace(".ref.", ".")]
+            torch.testing.assert_close(before, saved, msg=name)
+    assert sum(trained for trained, _, _ in weights.values()) == 2 * 14
+
+
+def test_a_run_leaves_one_adapter_that_loads_and_says_what_it_is(
+    toy: Path, start: Path, pairs: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    main(options(toy, start, pairs, output, "--max_steps", "1", "--validation", "0.3"))
+    assert not (output / "ref").exists()
+    given, made = (load_file(folder / "adapter_model.safetensors") for folder in (start, output))
+    assert given.keys() == made.keys()
+    run = read_run(output)
+    assert (run["stage"], run["method"], run["mode"], run["format_name"]) == ("dpo", "lora", "augment", "augment")
+    assert run["data"]["rows"] + run["eval_data"]["rows"] == len(PAIRS)
+    assert sum(run["data"]["reasons"].values()) == run["data"]["rows"]
+    assert run["hyperparameters"]["loss_weights"] == [1.0, 0.5]
+    assert "eval_rewards/accuracies" in run["metrics"]
+
+    from bpo_integrations import load_rewriter
+
+    rewriter = load_rewriter(f"hf:{output}")
+    assert rewriter.record.name == "run"
+    assert len(rewriter.candidates(["What is the meaning of number 7?"])) == 1
+
+
+def test_dpo_goes_on_from_its_last_checkpoint_with_the_same_reference(
+    toy: Path, start: Path, pairs: Path, tmp_path: Path
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    main(options(toy, start, pairs, whole, "--max_steps", "4"))
+    main(options(toy, start, pairs, parts, "--max_steps", "2"))
+    main(options(toy, start, pairs, parts, "--max_steps", "4"))
+    losses = [
+        {entry["step"]: entry["loss"] for entry in history(folder, 4) if "loss" in entry} for folder in (whole, parts)
+    ]
+    assert list(losses[1]) == [1, 2, 3, 4]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    assert read_run(parts)["training"]["resumed_from"] == 2
+    with pytest.raises(ConfigurationError, match="other options"):
+        main(options(toy, start, pairs, parts, "--max_steps", "6", "--beta", "0.5"))
+
+
+def test_the_likelihood_term_is_the_mean_over_the_chosen_tokens(
+    toy: Path, start: Path, pairs: Path, tmp_path: Path
+) -> None:
+    """What the recipe's second loss adds at the first step is the start's own loss on the chosen texts."""
+    losses = []
+    for weight in ("0.0", "1.0"):
+        output = tmp_path / weight
+        main(
+            options(toy, start, pairs, output, "--max_steps", "1", "--save_steps", "1", "--loss_weights", "1.0", weight)
+        )
+        losses.append(history(output, 1)[0]["loss"])
+    assert losses[1] - losses[0] > 1  # of a vocabulary of 258, drawn at random
+    assert losses[0] == pytest.approx(math.log(2), abs=1e-4)
+
+
+def test_pairs_are_rendered_as_training_rows_and_an_unfinished_text_gets_no_end(toy: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(toy)
+    ended, cut = encode_pairs(
+        [
+            Pair("1", "Hi <|im_end|>", "Be kind.", "Go <|im_end|>", "generic"),
+            Pair("2", "Hi", "", "Go", "guard: unfinished"),
+        ],
+        AUGMENT_FORMAT,
+        tokenizer,
+        None,
+    )
+    end = tokenizer.eos_token_id
+    assert tokenizer.decode(ended.prompt).endswith("<|im_start|>assistant\n")
+    assert ended.prompt.count(end) == 2  # the template's own two; the prompt's is text
+    assert ended.rejected[-1] == end
+    assert ended.rejected.count(end) == 1
+    assert cut.chosen == (end,)
+    assert end not in cut.rejected
+    assert encode_pairs([Pair("1", "Hi", "Be kind.", "Go", "")], AUGMENT_FORMAT, tokenizer, 20) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"pairs": "nowhere.jsonl"}, "There is no file nowhere.jsonl"),
+        ({"start": "nowhere"}, "nowhere holds no adapter_config.json"),
+        ({"start": "shipped"}, "for the embedded base"),
+        ({"more": ("--mode", "sing")}, "Unknown mode 'sing'"),
+        ({"more": ("--max_length", "10")}, "no pairs to train on"),
+        ({"more": ("--nonsense", "1")}, "Unknown options"),
+    ],
+)
+def test_dpo_refuses_what_cannot_work(
+    toy: Path, start: Path, pairs: Path, tmp_path: Path, changed: dict[str, Any], says: str
+) -> None:
+    where = {"start": start, "pairs": pairs} | {name: value for name, value in changed.items() if name != "more"}
+    with pytest.raises(ConfigurationError, match=says):
+        main(options(toy, where["start"], where["pairs"], tmp_path / "run", *changed.get("more", ())))
+
+
+def test_pairs_of_chat_messages_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text('{"prompt": [{"role": "user", "content": "Hi"}], "chosen": "a", "rejected": "b"}\n')
+    with pytest.raises(ConfigurationError, match="must be texts"):
+        read_pairs(path)

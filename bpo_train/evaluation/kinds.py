@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from typing import Final, Literal, get_args
 
+from rapidfuzz.distance import LCSseq
+
 from bpo_integrations.result import OptimizedPrompt
 from bpo_train.data.words import words
 
@@ -23,6 +25,8 @@ ADDED: Final[tuple[Added, ...]] = get_args(Added)
 
 FEWEST = 3
 """A change that adds fewer words is a rewording."""
+
+_TOKEN = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
 
 _STEM = 5  # letters; a prompt about ethics does not become safer by the word "ethical"
 
@@ -65,12 +69,11 @@ def added_text(prompt: str, sent: str) -> str:
         >>> added_text("Tell me about tea", "Tell me about green tea and how it is made")
         'green\nand how it is made'
     """
-    if sent == prompt:
-        return ""
-    result = OptimizedPrompt(prompt, sent, "rewritten", "")
-    if tail := result.addition:
+    if tail := OptimizedPrompt(prompt, sent, "rewritten", "").addition:
         return tail
-    return "\n".join(text for part in result.diff() if part.op == "added" and (text := part.text.strip()))
+    before, after = _TOKEN.findall(prompt), _TOKEN.findall(sent)
+    found = (step for step in LCSseq.opcodes(before, after) if step.tag in ("insert", "replace"))
+    return "\n".join(" ".join(after[step.dest_start : step.dest_end]) for step in found)
 
 
 def added_kind(prompt: str, sent: str, *, softened: bool = False) -> Added:

@@ -94,6 +94,7 @@ def evaluate(**options: Any) -> None:
             return
         from bpo_train.data.backends import open_backend
 
+        checked = _judge_check(options, evaluation.judge.name)
         backend = open_backend(
             options["llm"],
             base_url=options["base_url"],
@@ -104,7 +105,7 @@ def evaluate(**options: Any) -> None:
         )
         with progress(evaluation.prices) as update:
             summary = asyncio.run(evaluation.run(backend, _limits(options), update))
-        _finish(summary, options)
+        _finish(summary, options, checked)
 
 
 def planned(evaluation: Evaluation) -> str:
@@ -163,7 +164,7 @@ def _evaluation(options: dict[str, Any]) -> Evaluation:
     )
 
 
-def _finish(summary: dict[str, Any], options: dict[str, Any]) -> None:
+def _finish(summary: dict[str, Any], options: dict[str, Any], checked: dict[str, Any] | None) -> None:
     """Write the report and say what was found; leave with an exit code where rows are left, or an arm is too bad."""
     folder = options["output"]
     cost = f", cost {summary['cost']:.2f}" if "cost" in summary else ""
@@ -180,7 +181,7 @@ def _finish(summary: dict[str, Any], options: dict[str, Any]) -> None:
         sys.exit(AT_BUDGET)
     from bpo_train.evaluation.report import check, write_report
 
-    report = write_report(folder, judge_check=_judge_check(options, summary["judge"]), seed=options["seed"])
+    report = write_report(folder, judge_check=checked, seed=options["seed"])
     for result in report["results"]:
         low, high = result["delta_ci95"]
         found = f"{result['win']:.1f}% win, {result['tie']:.1f}% tie, {result['loss']:.1f}% loss"

@@ -22,7 +22,10 @@ Body = dict[str, Any]
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer: choices' texts, or an error's status, after `seconds`; `drop` closes the connection instead."""
+    """One answer: choices' texts, or an error's status, after `seconds`; `drop` closes the connection instead.
+
+    `cut` sends only half of the body, as whole.
+    """
 
     texts: tuple[str, ...] = ()
     status: int = 200
@@ -31,6 +34,7 @@ class Reply:
     seconds: float = 0.0
     drop: bool = False
     finish: str = "stop"
+    cut: bool = False
 
 
 def user_text(body: Body) -> str:
@@ -73,8 +77,11 @@ def openai_server(answer: Callable[[Body], str | Reply] = user_text, **options: 
         def log_message(self, format: str, *args: object) -> None:
             """Say nothing."""
 
-        def send(self, status: int, data: object, headers: tuple[tuple[str, str], ...] = ()) -> None:
+        def send(
+            self, status: int, data: object, headers: tuple[tuple[str, str], ...] = (), *, cut: bool = False
+        ) -> None:
             payload = json.dumps(data).encode()
+            payload = payload[: len(payload) // 2] if cut else payload
             self.send_response(status)
             for name, value in (*headers, ("Content-Type", "application/json"), ("Content-Length", str(len(payload)))):
                 self.send_header(name, value)
@@ -125,7 +132,7 @@ def openai_server(answer: Callable[[Body], str | Reply] = user_text, **options: 
             elif reply.status != 200:
                 self.send(reply.status, {"error": {"message": reply.message, "code": None}}, reply.headers)
             else:
-                self.send(200, completion(body, reply, state.honours_n))
+                self.send(200, completion(body, reply, state.honours_n), cut=reply.cut)
 
         def went_away(self, seconds: float) -> bool:
             """Wait, unless the client closes the connection meanwhile."""

@@ -123,6 +123,9 @@ class LLMJudge:
         spec: Names it.
         style: How it is asked.
         max_tokens: Most tokens of what it says, as its backend was told.
+
+    Attributes:
+        how: Everything that a verdict depends on, besides the pair.
     """
 
     positional = True
@@ -130,12 +133,12 @@ class LLMJudge:
     def __init__(self, annotator: Annotator, spec: str, style: Style, *, max_tokens: int = 1024) -> None:
         self._annotator = annotator
         self._style: Style = style
-        self._how = f"{spec} {style} {fingerprint(style)} {max_tokens}"
+        self.how = f"{spec} {style} {fingerprint(style)} {max_tokens}"
         self.name = f"{spec} ({style})"
 
     async def judge(self, pairs: Sequence[Shown], step: Step, terms: Terms) -> tuple[list[Judged | None], Ended]:
         """Judge pairs; see `Judge.judge`."""
-        items = [content(pair.id, pair, self._how, pair.prompt, pair.first, pair.second) for pair in pairs]
+        items = [content(pair.id, pair, self.how, pair.prompt, pair.first, pair.second) for pair in pairs]
         asked = [item for item in items if item.row.first != item.row.second]
         ended = await step.run(asked, self._judged, lambda item: self.expected(item.row).tokens, terms)
         done = step.results()

@@ -9,6 +9,7 @@ import click
 from bpo_integrations.errors import BPOError
 from bpo_train.cli_baselines import baseline, paper_table
 from bpo_train.cli_data import construct, reproduce
+from bpo_train.cli_evaluation import evaluate
 from bpo_train.cli_export import export
 from bpo_train.cli_preference import dpo, mine
 from bpo_train.cli_score import score
@@ -29,6 +30,7 @@ cli.add_command(export)
 cli.add_command(mine)
 cli.add_command(dpo)
 cli.add_command(score)
+cli.add_command(evaluate)
 
 
 def main() -> None:

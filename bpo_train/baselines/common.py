@@ -1,0 +1,56 @@
+"""What the trainings share: options from a recipe and the command line, checkpoints, checks of the data."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from bpo_integrations.errors import ConfigurationError, MissingExtraError
+
+Row = TypeVar("Row")
+
+
+def parse(arguments: type, config: str | type, argv: Sequence[str] | None) -> tuple[Any, Any, Any]:
+    """Parse `--config recipe.yaml` and options over it.
+
+    Args:
+        arguments: Dataclass of the command's own options.
+        config: TRL's configuration by name, or a dataclass of ours.
+        argv: The options; None takes the process's.
+
+    Returns:
+        The three filled dataclasses: the command's, the training's, TRL's `ModelConfig`.
+
+    Raises:
+        MissingExtraError: TRL is not installed.
+    """
+    try:
+        import trl
+    except ImportError as error:
+        raise MissingExtraError(error.name or "trl", extra="train") from error
+    kinds: Any = [arguments, getattr(trl, config) if isinstance(config, str) else config, trl.ModelConfig]
+    logging.basicConfig(level=logging.INFO)
+    parsed = trl.TrlParser(kinds).parse_args_and_config(args=list(argv) if argv is not None else None)
+    return parsed[0], parsed[1], parsed[2]
+
+
+def resume_point(output: Path) -> str | None:
+    """Return a run's last checkpoint, or None where there is none."""
+    from transformers.trainer_utils import get_last_checkpoint
+
+    found: str | None = get_last_checkpoint(str(output)) if output.is_dir() else None
+    return found
+
+
+def trainable(rows: Sequence[Row], what: str) -> Sequence[Row]:
+    """Return the rows.
+
+    Raises:
+        ConfigurationError: There are none.
+    """
+    if not rows:
+        msg = f"There are no {what} to train on."
+        raise ConfigurationError(msg, hint="Check --data and --held_out.")
+    return rows

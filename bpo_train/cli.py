@@ -11,9 +11,11 @@ from bpo_train.cli_baselines import baseline, paper_table
 from bpo_train.cli_data import construct, reproduce
 from bpo_train.cli_evaluation import evaluate
 from bpo_train.cli_export import export
-from bpo_train.cli_preference import dpo, mine
+from bpo_train.cli_gate import calibrate, judge_check
+from bpo_train.cli_preference import dpo, grpo, mine
 from bpo_train.cli_score import score
 from bpo_train.cli_training import sft
+from bpo_train.cli_winrate import report, winrate
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -29,8 +31,13 @@ cli.add_command(sft)
 cli.add_command(export)
 cli.add_command(mine)
 cli.add_command(dpo)
+cli.add_command(grpo)
 cli.add_command(score)
 cli.add_command(evaluate)
+cli.add_command(report)
+cli.add_command(winrate)
+cli.add_command(judge_check)
+cli.add_command(calibrate)
 
 
 def main() -> None:

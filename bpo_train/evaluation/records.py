@@ -10,8 +10,9 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import IO, Any, Literal, TypeVar
 
+from bpo_integrations.cli.exits import os_error
 from bpo_integrations.cli.show import dump
 from bpo_integrations.errors import ConfigurationError
 from bpo_train.data.outputs import replacing
@@ -155,7 +156,7 @@ def read_records(path: Path, kind: type[Record]) -> list[Record]:
     for number, record in _parsed(path, kind):
         key = tuple(getattr(record, name) for name in _KEYS[kind])
         if key in seen:
-            msg = f"{path}, line {number}: a second row for {', '.join(map(str, key))}."
+            msg = f"{path}, line {number}: a second row for {', '.join(filter(None, key))}."
             raise ConfigurationError(msg, hint="Make the ids unique.")
         seen.add(key)
         found.append(record)
@@ -164,13 +165,15 @@ def read_records(path: Path, kind: type[Record]) -> list[Record]:
 
 def _parsed(path: Path, kind: type[Record]) -> Iterator[tuple[int, Record]]:
     names = {field.name for field in fields(kind)}
-    with path.open(encoding="utf-8") as lines:
+    texts = {field.name for field in fields(kind) if field.default == ""}  # null is as good as nothing there
+    with _opened(path) as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             try:
                 data = json.loads(line)
-                record = kind(**{name: value for name, value in data.items() if name in names})
+                given = {key: value for key, value in data.items() if key in names}
+                record = kind(**{key: value for key, value in given.items() if value is not None or key not in texts})
                 _check(record)
             except (ValueError, TypeError, AttributeError) as error:
                 msg = f"{path}, line {number}: no {kind.__name__} ({error})."
@@ -178,8 +181,20 @@ def _parsed(path: Path, kind: type[Record]) -> Iterator[tuple[int, Record]]:
             yield number, record
 
 
+def _opened(path: Path) -> IO[bytes]:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise os_error(error, f"{path} cannot be read") from error
+
+
 def _check(record: TestPrompt | Answer | Verdict) -> None:
-    object.__setattr__(record, "id", str(record.id))  # ids of users' files may be numbers
+    if isinstance(record.id, int) and not isinstance(record.id, bool):  # ids of users' files may be numbers
+        object.__setattr__(record, "id", str(record.id))
+    for field in fields(record):
+        if field.type == "str" and not isinstance(getattr(record, field.name), str):
+            msg = f"{field.name} is {getattr(record, field.name)!r}, no text"
+            raise ValueError(msg)
     if not isinstance(record, Verdict):
         return
     for name, known in (("order", ("AB", "BA")), ("verdict", ("A", "B", "C", None))):

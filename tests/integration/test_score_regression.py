@@ -127,9 +127,11 @@ def test_embeddings_see_a_subject_in_other_words() -> None:
         "Explain how ice moves down mountains.",
         "List the stages from dough to loaf, with the oven's heat.",
     ]
-    found = on_subject(prompts, additions, similarity=embedding_similarity())
+    minilm = embedding_similarity()
+    found = on_subject(prompts, additions, similarity=minilm)
     assert found is not None
     assert (found.auc, found.first) == (1.0, 1.0)
+    assert minilm(["tea \ud800", ""], prompts).shape == (2, 4)
     by_words = on_subject(prompts, additions)
     assert by_words is not None
     assert by_words.first < 0.7

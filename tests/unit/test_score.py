@@ -264,6 +264,23 @@ def test_no_text_breaks_a_measure_and_a_constant_addition_is_worth_a_guess(texts
     json.dumps(made.to_dict())
 
 
+def test_of_very_many_additions_so_many_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bpo_train.evaluation.subject.MOST", 5)
+    found = on_subject(list(TOPICS), list(TOPICS.values()))
+    assert found is not None
+    assert (found.additions, found.rivals) == (4, 3)  # every third of twelve
+
+
+def test_a_lone_surrogate_is_a_text_like_any_other() -> None:
+    odd = "Tell me about \ud800 tea and how it is made"
+    results = [
+        OptimizedPrompt(odd, odd + ". Be brief \ud800.", "augmented", ""),
+        result("What is a glacier?", "Name one."),
+    ]
+    prompts = [TestPrompt("1", odd, context="\ud800 tea", gold=odd), TestPrompt("2", "What is a glacier?")]
+    assert score_results(results, prompts).changed == 2
+
+
 def test_texts_without_any_word_have_nothing_in_common() -> None:
     assert tfidf_similarity(["  "], ["", " "]).tolist() == [[0.0, 0.0]]
 

@@ -68,7 +68,7 @@ class Arm:
         """
         text = text.strip()
         head, mark, model = text.partition("model=")
-        words = head.removesuffix(":").split(":") if head else []
+        words = (head.removesuffix(":") if mark else head).split(":") if head else []
         if mark and (not model or (head and not head.endswith(":"))):
             raise _wrong(text, "model= needs a spec, and stands at the end")
         first = words.pop(0) if words and "=" not in words[0] else ""

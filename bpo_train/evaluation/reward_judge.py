@@ -7,6 +7,7 @@ nothing is scored anew. Whether the model is a good judge is told by `bpo-train 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -92,7 +93,7 @@ class RewardJudge:
         if not all(key in scores for key in keys):
             return None
         first, second = (scores[key] for key in keys)
-        if first is None or second is None:  # JSON's word for what is no number
+        if first is None or second is None:
             return Judged(None, failed="the score is no number")
         margin = first - second
         which: Which = "tie" if abs(margin) <= self._tie else "first" if margin > 0 else "second"
@@ -100,7 +101,8 @@ class RewardJudge:
 
     async def _scored(self, item: Item[list[Pair]]) -> Entry:
         async with self._turn:
-            scores = await asyncio.to_thread(self._score, item.row)
+            found = await asyncio.to_thread(self._score, item.row)
+        scores = [score if math.isfinite(score) else None for score in found]
         return Entry(item.number, item.id, item.digest, "kept", result={"scores": scores})
 
     def _score(self, pairs: list[Pair]) -> list[float]:

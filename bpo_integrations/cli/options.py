@@ -20,6 +20,8 @@ from bpo_integrations.rewriter import Rewriter
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
 
+    from bpo_integrations.gate import Gate
+
 
 @dataclass(frozen=True, slots=True)
 class Parts:
@@ -48,6 +50,8 @@ class Settings:
     threshold: float | None = None
     unsafe: Literal["keep", "soften"] = "keep"
     protect: tuple[str, ...] = ()
+    profile: Gate | None = None
+    policy: Gate | None = None
     timeout: float = 60.0
     strict: bool = False
 
@@ -83,6 +87,8 @@ class Settings:
             decoding=self.settled_decoding(),
             unsafe=self.unsafe,
             protect=self.protect,
+            profile=self.profile,
+            policy=self.policy,
             passes=self.passes,
             timeout=self.timeout,
             on_error="raise" if self.strict else "passthrough",
@@ -93,7 +99,8 @@ class Settings:
         """Return, as plain data, everything that a result depends on besides its prompt."""
         names = ("decoding", "n", "seed", "passes", "threshold", "unsafe")
         values = {name: getattr(self, name) for name in names}
-        return {"rewriter": rewriter.id, **values, "protect": list(self.protect)}
+        gates = {name: gate.id for name, gate in (("profile", self.profile), ("policy", self.policy)) if gate}
+        return {"rewriter": rewriter.id, **values, "protect": list(self.protect), **gates}
 
 
 def _engine_options(
@@ -114,11 +121,20 @@ def _engine_options(
     return tuple(found.items())
 
 
+def _gate(context: click.Context, parameter: click.Parameter, given: str | None) -> Gate | None:
+    """Read a profile or policy file now: a job goes on with what it was begun with, on other machines too."""
+    if given is None:
+        return None
+    from bpo_integrations.profiles import load_profile
+
+    return load_profile(given)
+
+
 _OPTIONS = (
     click.option(
         "--model", metavar="SPEC", default="embedded", show_default=True,
-        help="What optimizes: 'embedded', 'ct2:DIR', 'hf:ID' such as hf:THUDM/BPO, 'vllm:ID', 'server:MODEL', or any "
-        "LLM that LangChain knows, such as openai:gpt-4o-mini.",
+        help="What optimizes: 'embedded', 'ct2:DIR', 'gguf:DIR', 'hf:ID' such as hf:THUDM/BPO, 'vllm:ID', "
+        "'server:MODEL', or any LLM that LangChain knows, such as openai:gpt-4o-mini.",
     ),
     click.option(
         "--engine", metavar="KEY=VALUE", multiple=True, callback=_engine_options,
@@ -151,6 +167,12 @@ _OPTIONS = (
     click.option(
         "--protect", metavar="TEXT", multiple=True, help="Words that must survive a rewrite. May be given repeatedly."
     ),
+    click.option(
+        "--profile", metavar="NAME|FILE", callback=_gate,
+        help="Which prompts are worth it: 'small' (all that the rules let through), 'strong' (estimates, what-ifs and "
+        "code with traps), or a policy file.",
+    ),
+    click.option("--policy", metavar="FILE", callback=_gate, help="A policy file of bpo-train calibrate."),
     click.option(
         "--timeout", metavar="SECONDS", type=click.FloatRange(min=0, min_open=True), default=60.0, show_default=True,
         help="How long a prompt (of a file: every 8 of them) may wait for the model.",

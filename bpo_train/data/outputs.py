@@ -11,7 +11,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -185,5 +185,6 @@ def replacing(path: Path) -> Iterator[IO[str]]:
             os.fsync(file.fileno())
         made.replace(path)
     except OSError as error:
-        made.unlink(missing_ok=True)
+        with suppress(OSError):  # where its folder is none, for example
+            made.unlink(missing_ok=True)
         raise os_error(error, f"{path} cannot be written") from error

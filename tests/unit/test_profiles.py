@@ -206,3 +206,46 @@ def test_llama_indexs_components_take_a_profile(tmp_path: Path) -> None:
         assert agent._traced.optimizer.optimize("Book a table for two").reason == "policy: tool command"
     with pytest.raises(ConfigurationError, match="also profile"):
         BPOFunctionAgent(tools=[], llm=MockLLM(), optimizer=PromptOptimizer(rewriter()), profile="strong")
+
+
+# -- the command line --------------------------------------------------------------------------------------------------
+
+
+def bpo(*arguments: str) -> Any:
+    from click.testing import CliRunner
+
+    from bpo_integrations.cli import Parts, main
+
+    return CliRunner().invoke(main, ["optimize", *arguments], obj=Parts(rewriter=rewriter()))
+
+
+def test_the_command_line_takes_a_profile_or_a_policy_file(tmp_path: Path) -> None:
+    path = str(file(tmp_path, Gate("", before={"estimate": (1, None)})))
+    for options in (("--profile", "strong"), ("--profile", path), ("--policy", path)):
+        assert bpo(ACTED_ON, *options).stdout == f"{ACTED_ON} Explain each step.\n"
+        result = bpo(LEFT_ALONE, *options, "--json")
+        assert json.loads(result.stdout)["reason"] == KEPT
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--profile", "weak"), "no profile 'weak'"),
+        (("--policy", "no.json"), "No such file"),
+        (("--policy", "strong", "--profile", "strong"), "another as profile="),
+    ],
+)
+def test_a_wrong_profile_is_one_line(options: tuple[str, ...], says: str) -> None:
+    result = bpo(LEFT_ALONE, *options)
+    assert result.exit_code == 3
+    assert says in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_file_job_does_not_go_on_with_another_policy(tmp_path: Path) -> None:
+    from bpo_integrations.cli.options import Settings
+
+    model, strong, none = rewriter(), load_profile("strong"), Gate("", "none")
+    prints = [Settings(**options).fingerprint(model) for options in ({}, {"profile": strong}, {"profile": none})]
+    assert prints[0] != prints[1] != prints[2]
+    assert pickle.loads(pickle.dumps(Settings(policy=strong))) == Settings(policy=strong)

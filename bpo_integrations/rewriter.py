@@ -305,14 +305,16 @@ def load_rewriter(spec: str | Rewriter | object = "embedded", *, mode: Mode | No
 
     Args:
         spec: `embedded`; `ct2:<dir>`, a CTranslate2 model with `bpo.json` and `tokenizer.json` beside it;
+            `gguf:<file or dir>`, a Llama's GGUF file with `bpo.json` beside it, run the same way;
             `hf:<id or dir>`, a transformers model or PEFT adapter; `vllm:<id or dir>`; `server:<model>`, a rewriter
             behind an OpenAI-compatible server; or a general LLM, which is asked by meta-prompt: any string that
             LangChain's `init_chat_model` knows (`openai:gpt-4o-mini`), a LangChain chat model, a LlamaIndex LLM. Also
             an engine of vLLM that is built already. A `Rewriter` is returned as it is.
         mode: `augment` or `rewrite`; None takes the rewriter's own (the embedded model and general LLMs have both, and
             augment).
-        options: Passed on: for `embedded` to `load_embedded`, for `ct2:` to `CTranslate2Engine`, for `hf:` to
-            `load_transformers`, for `vllm:` to `load_vllm`, for `server:` to `load_server`, else to `load_chat_model`.
+        options: Passed on: for `embedded` to `load_embedded`, for `ct2:` to `CTranslate2Engine`, for `gguf:` to
+            `load_gguf`, for `hf:` to `load_transformers`, for `vllm:` to `load_vllm`, for `server:` to `load_server`,
+            else to `load_chat_model`.
 
     Raises:
         ConfigurationError: The spec is unknown, or the model does not have this mode.
@@ -354,13 +356,20 @@ def _load(spec: object, mode: Mode | None, options: dict[str, Any]) -> Rewriter:
         return load_embedded(mode or "augment", **options)
     if not kind or not rest:
         msg = f"Unknown rewriter {spec!r}."
-        hint = "Use 'embedded', 'ct2:DIR', 'hf:ID', 'vllm:ID', 'server:MODEL', or an LLM such as 'openai:gpt-4o-mini'."
+        hint = (
+            "Use 'embedded', 'ct2:DIR', 'gguf:DIR', 'hf:ID', 'vllm:ID', 'server:MODEL', or an LLM such as "
+            "'openai:gpt-4o-mini'."
+        )
         raise ConfigurationError(msg, hint=hint)
     if kind == "ct2":
         from bpo_integrations.engines.ctranslate2 import CTranslate2Engine
 
         folder = Path(rest).expanduser()
         return Rewriter(CTranslate2Engine(folder, **options), Record.read(folder))
+    if kind == "gguf":
+        from bpo_integrations.models.embedded import load_gguf
+
+        return load_gguf(rest, **options)
     if kind == "hf":
         from bpo_integrations.engines.transformers import load_transformers
 

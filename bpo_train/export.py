@@ -1,93 +1,155 @@
-"""From a training run to files that a rewriter loads: the adapter in bfloat16, `bpo.json`, a model card.
+"""From a training run to what a rewriter is loaded from: adapter, merged weights, CTranslate2, GGUF.
 
-bfloat16 halves the adapter (a rank-16 adapter of SmolLM2-135M is 9.8 MB); it is what the runtime merges, so what is
-measured is what is shipped.
+Promises: every form carries `bpo.json` and a model card written from the run; all forms appear together and whole, or
+not at all. The forms are modules of `bpo_train.exporting`; this one puts the steps in a row. It uploads nothing: see
+`exporting/hub.py`.
 """
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
-from bpo_integrations.errors import ConfigurationError
+from bpo_integrations.errors import ConfigurationError, MissingExtraError
 from bpo_integrations.models.base import BASE_ID
+from bpo_integrations.models.convert import Quantization
+from bpo_integrations.result import Mode
 from bpo_integrations.rewriter import RECORD_FILE, Record
+from bpo_train.exporting.adapter import copy_tokenizer, export_adapter
+from bpo_train.exporting.ct2 import check_prompts, write_ct2
+from bpo_train.exporting.folder import whole_folder
+from bpo_train.exporting.gguf_writer import GGUFType, write_gguf
+from bpo_train.exporting.merged import write_merged
+from bpo_train.exporting.record import record_of
+from bpo_train.exporting.trained import TrainedRun, load_merged, read_trained
+from bpo_train.model_card import Card, render
 
-ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
-_KEPT_CONFIG = (
-    "base_model_name_or_path",
-    "bias",
-    "fan_in_fan_out",
-    "inference_mode",
-    "lora_alpha",
-    "lora_dropout",
-    "modules_to_save",
-    "peft_type",
-    "r",
-    "target_modules",
-    "task_type",
-    "use_dora",
-    "use_rslora",
-)
+Form = Literal["adapter", "merged", "ct2", "gguf"]
+FORMS: tuple[Form, ...] = get_args(Form)
+DTYPES = ("float32", "bfloat16", "float16")
 
 
-def export_adapter(
-    runs: Sequence[Path], output: Path, record: Record, *, base: str = BASE_ID, card: str | None = None
-) -> Path:
-    """Export a LoRA run, or the mean of several.
-
-    Runs and checkpoints that began at the same weights (the same seed) can be averaged, factor by factor, which often
-    does better than each of them ("Model soups", Wortsman et al., 2022).
+@dataclass(frozen=True, slots=True)
+class Export:
+    """What is exported from where, and how.
 
     Args:
-        runs: Folders that PEFT saved: a run's output, or one of its checkpoints.
-        output: Where the files go; made when missing.
-        record: What `bpo.json` shall say.
-        base: The base model's hub id.
-        card: The text of the model card (README.md); None leaves the card that is there.
-
-    Returns:
-        `output`.
+        runs: Outputs of `bpo-train sft` or `dpo`, or checkpoints of theirs. The adapters of several are averaged.
+        output: The folder of the export. One form lies in it, several in folders of their names (`output/ct2`).
+        forms: What is written; empty is `adapter` for an adapter, `merged` for whole weights.
+        mode: What the model was trained for; None takes what the run says.
+        name: The rewriter's name; None takes the output folder's.
+        base: The base model's hub id or folder; None takes the run's.
+        record: Fields of `bpo.json` that override what the run says, for example `{"languages": ("de",)}`.
+        dtype: Of `adapter` and `merged`; None is bfloat16 for the first and float32 for the second.
+        ct2_type: Of `ct2`.
+        gguf_type: Of `gguf`.
+        licence: What the model card shall name as the model's licence; empty leaves it open.
+        overwrite: Replace an earlier export in `output`.
 
     Raises:
-        ConfigurationError: A run holds no adapter, or the runs' adapters are not of one shape.
+        ConfigurationError: A form or a type is unknown.
+
+    Example:
+        >>> export(Export([Path("runs/mine")], Path("mine"), ("ct2", "gguf")))  # doctest: +SKIP
+        {'ct2': PosixPath('mine/ct2'), 'gguf': PosixPath('mine/gguf')}
     """
-    import torch
-    from safetensors.torch import load_file, save_file
 
-    for run in runs:
-        if not (run / ADAPTER_WEIGHTS).is_file():
-            msg = f"{run} holds no {ADAPTER_WEIGHTS}."
-            raise ConfigurationError(msg, hint="Give the output folder of a LoRA run, or one of its checkpoints.")
-    adapters = [load_file(run / ADAPTER_WEIGHTS) for run in runs]
-    shapes = [{name: weight.shape for name, weight in adapter.items()} for adapter in adapters]
-    if not runs or any(shape != shapes[0] for shape in shapes):
-        msg = "These runs cannot be averaged: their adapters differ in shape."
-        raise ConfigurationError(msg, hint="Average runs of one recipe.")
-    output.mkdir(parents=True, exist_ok=True)
-    weights = {
-        name: torch.stack([adapter[name].float() for adapter in adapters]).mean(0).to(torch.bfloat16).contiguous()
-        for name in adapters[0]
-    }
-    save_file(weights, output / ADAPTER_WEIGHTS, metadata={"format": "pt"})
-    (output / ADAPTER_WEIGHTS).chmod(0o644)  # safetensors writes for the owner alone
-    config: dict[str, Any] = json.loads((runs[0] / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-    kept = {name: config[name] for name in _KEPT_CONFIG if name in config}
-    kept["base_model_name_or_path"] = base
-    kept["target_modules"] = sorted(kept["target_modules"])
-    (output / ADAPTER_CONFIG).write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
-    (output / RECORD_FILE).write_text(record.to_json(), encoding="utf-8")
-    if card is not None:
-        (output / "README.md").write_text(card, encoding="utf-8")
-    return output
+    runs: Sequence[Path]
+    output: Path
+    forms: Sequence[Form] = ()
+    mode: Mode | None = None
+    name: str | None = None
+    base: str | None = None
+    record: Mapping[str, Any] = field(default_factory=dict)
+    dtype: str | None = None
+    ct2_type: Quantization = "int8"
+    gguf_type: GGUFType = "q8_0"
+    licence: str = ""
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        for value, known, what in (
+            *((form, FORMS, "form") for form in self.forms),
+            (self.dtype, (None, *DTYPES), "dtype"),
+            (self.ct2_type, get_args(Quantization), "CTranslate2 type"),
+            (self.gguf_type, get_args(GGUFType), "GGUF type"),
+        ):
+            if value not in known:
+                msg = f"Unknown {what} {value!r}."
+                raise ConfigurationError(msg, hint=f"Use one of {', '.join(filter(None, known))}.")
 
 
-def copy_tokenizer(run: Path, output: Path) -> None:
-    """Copy the tokenizer's files of a run beside exported weights, for engines that read them there."""
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json"):
-        if (run / name).is_file():
-            shutil.copyfile(run / name, output / name)
+def export(wanted: Export) -> dict[Form, Path]:
+    """Write the forms.
+
+    Returns:
+        Each form's folder, which `load_rewriter` loads: `hf:` (adapter, merged), `ct2:` or `gguf:` and the folder.
+
+    Raises:
+        ConfigurationError: The run cannot be read, or does not say what has to be known; a form does not go with it.
+        ModelNotFoundError: The base is not on this machine.
+        ModelFormatError: The model cannot be put into a form.
+        MissingExtraError: A package is not installed.
+        FileError: The output folder is in use, or cannot be written.
+    """
+    try:
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("torch", extra="train") from error
+    run = read_trained(wanted.runs, base=wanted.base)
+    forms: list[Form] = list(dict.fromkeys(wanted.forms)) or ["adapter" if run.adapter else "merged"]
+    if "adapter" in forms and not run.adapter:
+        msg = f"{run.folders[0]} holds whole weights, no adapter."
+        raise ConfigurationError(msg, hint="Export it with --to merged, ct2 or gguf.")
+    name = wanted.name or wanted.output.resolve().name
+    record = record_of(run, name=name, mode=wanted.mode, chosen=wanted.record)
+    with whole_folder(wanted.output, overwrite=wanted.overwrite, sources=run.folders) as unfinished:
+        folders = {form: unfinished / form if len(forms) > 1 else unfinished for form in forms}
+        for folder in folders.values():
+            folder.mkdir(exist_ok=True)
+        _write(run, record, folders, wanted)
+        for form, folder in folders.items():
+            (folder / RECORD_FILE).write_text(record.to_json(), encoding="utf-8")
+            card = Card(record, form, _storage(form, wanted), run.facts, wanted.licence)
+            (folder / "README.md").write_text(render(card), encoding="utf-8")
+    return {form: wanted.output / form if len(forms) > 1 else wanted.output for form in forms}
+
+
+def _storage(form: Form, wanted: Export) -> str:
+    """Return how the weights of a form are stored."""
+    if form in ("adapter", "merged"):
+        return wanted.dtype or ("bfloat16" if form == "adapter" else "float32")
+    return wanted.ct2_type if form == "ct2" else wanted.gguf_type.upper()
+
+
+def _write(run: TrainedRun, record: Record, folders: Mapping[Form, Path], wanted: Export) -> None:
+    """Write the weights of every form; merged ones last, which rounds the model in memory."""
+    if "adapter" in folders:
+        folder = folders["adapter"]
+        export_adapter(run.folders, folder, record, base=run.base, dtype=_storage("adapter", wanted))
+        if run.base != BASE_ID:
+            copy_tokenizer(run.folders[0], folder)
+    if set(folders) <= {"adapter"}:
+        return
+    with tempfile.TemporaryDirectory(prefix="bpo-") as averaged:
+        adapter = run.folders[0]
+        if len(run.folders) > 1:
+            adapter = export_adapter(run.folders, Path(averaged), record, base=run.base, dtype="float32")
+        model, tokenizer = load_merged(run, adapter)
+    if {"ct2", "gguf"} & set(folders):  # one engine runs both
+        check_prompts(tokenizer, record.format)
+    if "ct2" in folders:
+        write_ct2(model, tokenizer, folders["ct2"], quantization=wanted.ct2_type)
+    if "gguf" in folders:
+        path = folders["gguf"] / f"{_file_name(record.name)}.{wanted.gguf_type.upper()}.gguf"
+        write_gguf(model, tokenizer, path, kind=wanted.gguf_type, name=record.name)
+    if "merged" in folders:
+        write_merged(model, tokenizer, folders["merged"], dtype=_storage("merged", wanted))
+
+
+def _file_name(name: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)

@@ -52,6 +52,7 @@ ENGINES = (
         "embedded", "the model in this package", (*PACKAGES, "gguf", "safetensors", "filelock", "platformdirs"), "local"
     ),
     Need("ct2:DIR", "a converted model", PACKAGES, "local"),
+    Need("gguf:DIR", "a model as a GGUF file", (*PACKAGES, "gguf", "filelock", "platformdirs"), "local"),
     Need("hf:ID", "transformers", ("torch", "transformers", "peft", "accelerate"), "hf", trial=False),
     Need("vllm:ID", "vLLM", ("vllm",), "vllm", trial=False),
     Need("server:MODEL", "a rewriter behind a server", ("openai",), "server", trial=False),

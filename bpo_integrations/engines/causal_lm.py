@@ -73,7 +73,8 @@ def load_causal_lm(
         if quantize is not None:
             msg = f"The base {spec} is a GGUF file, which cannot be quantized again."
             raise ConfigurationError(msg, hint="Leave out quantize=, or give base= as a folder of safetensors.")
-        return _load_gguf(find_base(None if spec == "embedded" else spec), kind)
+        path = find_base(None if spec == "embedded" else spec)
+        return _load_gguf(path, kind, name=BASE_ID if spec == "embedded" else str(path.resolve()))
     local = not allow_download
     options: dict[str, Any] = {"dtype": kind, "use_safetensors": True, "local_files_only": local}
     if quantize is not None:
@@ -96,7 +97,7 @@ def load_causal_lm(
     return model.eval(), tokenizer
 
 
-def _load_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _load_gguf(path: Path, dtype: torch.dtype, *, name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -128,7 +129,7 @@ def _load_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrai
         msg = f"{path} does not fit: missing {missing}, unexpected {unexpected}."
         raise ModelFormatError(msg, hint="Install or download the file again.")
     model.tie_weights()
-    model.config._name_or_path = BASE_ID
+    model.config._name_or_path = name  # an adapter trained on it says so
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=base.tokenizer(),
         bos_token=base.begin_token,

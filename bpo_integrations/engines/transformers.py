@@ -144,6 +144,8 @@ def _base_of(adapter: Path, *, allow_download: bool) -> str:
                 raise
             return BASE_ID
         return "embedded"
+    if named.endswith(".gguf") and Path(named).is_file():
+        return str(named)
     return str(_folder(named, allow_download=allow_download))
 
 

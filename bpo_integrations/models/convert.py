@@ -1,4 +1,4 @@
-"""From a GGUF base, and a LoRA adapter where there is one, to a folder that CTranslate2 runs.
+"""From the weights of a Llama, and a LoRA adapter where there is one, to a folder that CTranslate2 runs.
 
 Writes `model.bin` weight by weight (at most one matrix is in memory in float32), so a conversion needs some 200 MB and
 seconds. Promises: the files equal, byte for byte, those that CTranslate2's own converter writes for the same weights.
@@ -11,14 +11,15 @@ import json
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol, TypeAlias
 
 from bpo_integrations.models.adapter import LoRA
-from bpo_integrations.models.gguf_base import OUTPUT_WEIGHT, GGUFBase
+from bpo_integrations.models.gguf_base import OUTPUT_WEIGHT, LlamaShape
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from tokenizers import Tokenizer
 
 Quantization = Literal["int8", "float32"]
 
@@ -37,11 +38,51 @@ _SWISH = 2  # ctranslate2.specs.common_spec.Activation.SWISH
 Arrays: TypeAlias = "Callable[[], NDArray[Any]]"
 
 
-def convert(base: GGUFBase, folder: Path, *, adapter: LoRA | None = None, quantization: Quantization = "int8") -> None:
+class LlamaWeights(Protocol):
+    """A Llama's weights and tokenizer, wherever they come from; `GGUFBase` is one."""
+
+    @property
+    def shape(self) -> LlamaShape:
+        """The hyper-parameters."""
+
+    @property
+    def names(self) -> list[str]:
+        """transformers' names of the weights; `lm_head.weight` only where it is not tied to the embedding."""
+
+    def weight(self, name: str) -> NDArray[np.float32]:
+        """Return one weight as a new float32 array in transformers' layout."""
+
+    @property
+    def tokens(self) -> list[str]:
+        """The vocabulary, a token for each row of the embedding."""
+
+    @property
+    def begin_token(self) -> str:
+        """The token that begins a text."""
+
+    @property
+    def end_token(self) -> str:
+        """The token that ends a turn."""
+
+    @property
+    def unknown_token(self) -> str:
+        """The token that stands for nothing known."""
+
+    @property
+    def chat_template(self) -> str:
+        """The model's Jinja chat template."""
+
+    def tokenizer(self) -> Tokenizer:
+        """Return the tokenizer."""
+
+
+def convert(
+    base: LlamaWeights, folder: Path, *, adapter: LoRA | None = None, quantization: Quantization = "int8"
+) -> None:
     """Write the model into an existing folder.
 
     Args:
-        base: The base model.
+        base: The model, or the base of the adapter.
         folder: Receives `model.bin`, `config.json`, `vocabulary.json`, `tokenizer.json` and `chat_template.jinja`.
         adapter: Merged into the base's weights in float32, before they are quantized.
         quantization: `int8` (one scale a row), or `float32` for reference.
@@ -83,7 +124,7 @@ def convert(base: GGUFBase, folder: Path, *, adapter: LoRA | None = None, quanti
 
 
 def _variables(
-    base: GGUFBase, weight: Callable[[str], NDArray[np.float32]], quantization: Quantization
+    base: LlamaWeights, weight: Callable[[str], NDArray[np.float32]], quantization: Quantization
 ) -> Iterator[tuple[str, NDArray[Any]]]:
     """Yield CTranslate2's variables in the order of their names, each made when its turn comes."""
     import numpy as np

@@ -98,6 +98,43 @@ def embedded_base_engine(
     )
 
 
+def load_gguf(
+    path: PathLike,
+    *,
+    cache_dir: PathLike | None = None,
+    threads: int | None = None,
+    compute_type: str = "int8",
+) -> Rewriter:
+    """Return the rewriter of `gguf:PATH`: whole weights in a GGUF file, run by CTranslate2 as the embedded model is.
+
+    Args:
+        path: A folder with one `.gguf` file and `bpo.json`, as `bpo-train export --to gguf` writes it, or the file.
+        cache_dir: As for `load_embedded`.
+        threads: As for `load_embedded`.
+        compute_type: As for `load_embedded`.
+
+    Raises:
+        MissingExtraError: A package of the extra `local` is not installed.
+        ModelNotFoundError: There is no such file, or the folder holds none, or several.
+        ModelFormatError: There is no `bpo.json` beside it, or it cannot be used.
+        ConfigurationError: An option is out of its range.
+    """
+    path = Path(path).expanduser()
+    files = sorted(path.glob("*.gguf")) if path.is_dir() else [path]
+    if len(files) != 1:
+        msg = f"{path} holds {len(files)} .gguf files."
+        raise ModelNotFoundError(msg, hint="Give a folder with one, or the path of the file.")
+    (file,) = files
+    if not file.is_file():
+        msg = f"There is no file {file}."
+        raise ModelNotFoundError(msg, hint="Give a folder that bpo-train export --to gguf wrote, or the file in it.")
+    record = Record.read(file.parent)
+    engine = _engine(
+        record.name, None, file, cache_dir, threads=threads, compute_type=compute_type, allow_download=False
+    )
+    return Rewriter(engine, record)
+
+
 def _engine(
     name: str,
     adapter: Path | None,

@@ -27,6 +27,11 @@ OUTPUT_WEIGHT = "lm_head.weight"
 
 _HEAD_SIZES = ("rope.dimension_count", "attention.key_length", "attention.value_length")
 
+_TOP_TENSORS = {
+    "token_embd.weight": "model.embed_tokens.weight",
+    "output_norm.weight": "model.norm.weight",
+    "output.weight": OUTPUT_WEIGHT,
+}
 _LAYER_TENSORS = {
     "attn_norm": "input_layernorm",
     "attn_q": "self_attn.q_proj",
@@ -201,7 +206,8 @@ class GGUFBase:
     def tokenizer(self) -> Tokenizer:
         """Build the tokenizer, with the digit splitting that the model was pre-trained with.
 
-        transformers' own GGUF import forgets the `Digits` step (pre-tokenizer "smollm" of llama.cpp has it).
+        transformers' own GGUF import forgets the `Digits` step: pre-tokenizer "smollm" of llama.cpp has it, "gpt-2"
+        has not.
 
         Raises:
             ModelFormatError: The file's tokenizer is of another kind.
@@ -209,8 +215,8 @@ class GGUFBase:
         from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
         kind = (self.metadata.get("tokenizer.ggml.model"), self.metadata.get("tokenizer.ggml.pre"))
-        if kind != ("gpt2", "smollm"):
-            msg = f"{self.path} has a tokenizer of kind {kind}, not ('gpt2', 'smollm')."
+        if kind not in (("gpt2", "smollm"), ("gpt2", "gpt-2")):
+            msg = f"{self.path} has a tokenizer of kind {kind}, not ('gpt2', 'smollm') or ('gpt2', 'gpt-2')."
             raise ModelFormatError(msg, hint="Give a GGUF file of SmolLM2-135M-Instruct.")
         tokens = self.tokens
         merges: list[tuple[str, str]] = []
@@ -218,12 +224,12 @@ class GGUFBase:
             left, right = merge.split(" ")
             merges.append((left, right))
         tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges))
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Digits(individual_digits=True),
-                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
-            ]
-        )
+        byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+        if kind[1] == "smollm":
+            digits = pre_tokenizers.Digits(individual_digits=True)
+            tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, byte_level])
+        else:
+            tokenizer.pre_tokenizer = byte_level
         tokenizer.decoder = decoders.ByteLevel()
         tokenizer.add_special_tokens(
             [AddedToken(token, special=True, normalized=False) for token in self.control_tokens]
@@ -231,15 +237,27 @@ class GGUFBase:
         return tokenizer
 
 
-def _hf_name(name: str) -> str | None:
-    """Translate llama.cpp's name of a tensor into transformers', or None when there is none."""
-    top = {
-        "token_embd.weight": "model.embed_tokens.weight",
-        "output_norm.weight": "model.norm.weight",
-        "output.weight": OUTPUT_WEIGHT,
-    }
+def gguf_name(name: str) -> str:
+    """Translate transformers' name of a Llama's weight into llama.cpp's.
+
+    Raises:
+        KeyError: No plain Llama has such a weight.
+
+    Example:
+        >>> gguf_name("model.layers.3.self_attn.q_proj.weight")
+        'blk.3.attn_q.weight'
+    """
+    top, parts = ({hf: own for own, hf in names.items()} for names in (_TOP_TENSORS, _LAYER_TENSORS))
     if name in top:
         return top[name]
+    layer, _, part = name.removeprefix("model.layers.").removesuffix(".weight").partition(".")
+    return f"blk.{layer}.{parts[part]}.weight"
+
+
+def _hf_name(name: str) -> str | None:
+    """Translate llama.cpp's name of a tensor into transformers', or None when there is none."""
+    if name in _TOP_TENSORS:
+        return _TOP_TENSORS[name]
     parts = name.split(".")
     if len(parts) != 4 or parts[0] != "blk" or parts[3] != "weight" or parts[2] not in _LAYER_TENSORS:
         return None

@@ -52,8 +52,11 @@ def sentences(result: Mapping[str, Any], agreement: float | None) -> list[str]:
     found = [_headline(result, standing(result, agreement), agreement)]
     if equal := result["length_controlled"]:
         found.append(_at_equal_length(result, equal))
+    if beyond := result["beyond_placebo"]:
+        found.append(_beyond_placebo(beyond))
     if result["n"] < FEW:
-        found.append(f"{result['n']} prompts are few: take this as a first look.")
+        few = "One prompt is little" if result["n"] == 1 else f"{result['n']} prompts are few"
+        found.append(f"{few}: take this as a first look.")
     if not result["shown"]:
         found.append(_what_could_be_seen(result))
     return [*found, *warnings(result["judge_reading"])]
@@ -114,19 +117,29 @@ def _headline(result: Mapping[str, Any], stands: Standing, agreement: float | No
 
 
 def _at_equal_length(result: Mapping[str, Any], equal: Mapping[str, Any]) -> str:
-    low, high = equal["delta_ci95"]
-    if result["shown"] and result["delta"] > 0 and high < 0:
+    gained = result["shown"] and result["delta"] > 0
+    if gained and equal["shown"] and equal["delta"] < 0:
         finding, so = "it is worse", " The gain is length."
-    elif result["shown"] and result["delta"] > 0 and low <= 0:
+    elif gained and not equal["shown"]:
         finding, so = "no gain is shown", " The gain may be length alone."
-    elif low <= 0 <= high:
+    elif not equal["shown"]:
         finding, so = "no difference is shown", ""
     else:
-        finding, so = f"it is {'better' if low > 0 else 'worse'}", ""
+        finding, so = f"it is {'better' if equal['delta'] > 0 else 'worse'}", ""
     if equal["extrapolated"] and equal["scale"]:
         so += " Every answer of one side is the longer one, so that this is an extrapolation."
     figures = f"{points(equal['delta'])} ({interval(equal['delta_ci95'])})"
     return f"At equal answer length {finding}, {figures}; {_longer(equal['mean_difference'])}.{so}"
+
+
+def _beyond_placebo(beyond: Mapping[str, Any]) -> str:
+    low, high = beyond["delta_ci95"]
+    figures = f"{points(beyond['delta'])} ({interval(beyond['delta_ci95'])})"
+    if low <= 0 <= high:
+        return f"Against the placebo, a fixed sentence added to every prompt, no difference is shown: {figures}."
+    return (
+        f"It is {'better' if low > 0 else 'worse'} than the placebo, a fixed sentence added to every prompt: {figures}."
+    )
 
 
 def _longer(difference: float) -> str:

@@ -98,13 +98,13 @@ def small_whisker(part: Figures) -> str:
     return _svg(f"small{tone}", 18, told, [line, _whisker(part, 100, 9, "dot")])
 
 
-def gain_by_length(parts: Sequence[Figures]) -> str:
+def gain_by_length(parts: Sequence[Figures], limit: int) -> str:
     """Return the gain against the prompt's length.
 
     Args:
         parts: The breakdown by `words`, whose labels are those of `breakdown.PROMPT_PARTS`.
+        limit: What the axis goes to; what lies beyond is drawn at its end.
     """
-    limit = scale([part for part in parts if part["n"] >= FEW] or parts)
     drawn = [_level(value, limit) for value in _ticks(limit)]
     drawn += [_text(_tick(value), "tick end", x=-8, y=_height(value, limit) + 4) for value in _ticks(limit)]
     drawn += [_text(label, "tick middle strong", x=_column(place), y=PLOT + 17) for place, label in enumerate(_short())]
@@ -165,7 +165,7 @@ def _whisker(figures: Figures, limit: int, y: float, mark: str) -> str:
     low, high = (_place(bound, limit) for bound in figures["delta_ci95"])
     parts = [_tag("line", "stem", x1=low, x2=high, y1=y, y2=y)]
     parts += [_tag("line", "stem", x1=end, x2=end, y1=y - 5, y2=y + 5) for end in (low, high)]
-    parts.append(_tag("circle", mark, cx=_place(figures["delta"], limit), cy=y, r=5))
+    parts.append(_tag("circle", mark, cx=_place(figures["delta"], limit), cy=y, r=4.5))
     return "".join(parts)
 
 

@@ -27,6 +27,9 @@ PRIOR = (10.0, 2.5)
 """Standard deviations of the normal priors of a and b, the weakly informative scales of Gelman et al. (2008): a fit
 that nothing else holds, as where all prompts are won, stays finite, and fifty prompts outweigh them."""
 
+LEAST = 6
+"""With fewer prompts nothing is shown: five wins of five have p = 0.06."""
+
 _STEPS = 100
 _CHUNK = 2**21  # values of the bootstrap at a time: 16 MB an array
 
@@ -60,9 +63,9 @@ class LengthControlled:
 
     @property
     def shown(self) -> bool:
-        """Whether the interval leaves out 0, on at least as many prompts as the sign test needs to show anything."""
+        """Whether a difference is shown: the interval leaves out 0, and there are prompts enough for a sign test."""
         low, high = self.delta_ci95
-        return (low > 0 or high < 0) and self.n > 5
+        return (low > 0 or high < 0) and self.n >= LEAST
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
@@ -71,6 +74,7 @@ class LengthControlled:
             "n": self.n,
             **{name: round(getattr(self, name), 4) for name in figures},
             "delta_ci95": [round(bound, 4) for bound in self.delta_ci95],
+            "shown": self.shown,
             "extrapolated": self.extrapolated,
         }
 

@@ -13,12 +13,9 @@ from typing import Any, Final
 
 from bpo_integrations.cli.show import dump
 from bpo_train.data.outputs import replacing
-from bpo_train.evaluation.report_data import Evaluation, compute
+from bpo_train.evaluation.report_data import PLACEBO, Evaluation, compute
 
 TITLE: Final = "Does prompt optimization help?"
-
-PLACEBO: Final = "placebo"
-"""The arm that `check` does not ask to be good."""
 
 FILES: Final = ("report.json", "report.md", "report.html")
 

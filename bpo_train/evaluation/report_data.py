@@ -33,6 +33,7 @@ from bpo_train.evaluation.records import (
 from bpo_train.evaluation.winrate import (
     Outcome,
     Pairing,
+    difference,
     mean_delta,
     outcomes,
     pairings,
@@ -43,6 +44,9 @@ from bpo_train.evaluation.winrate import (
 
 SCHEMA: Final = 1
 """The version of report.json's form."""
+
+PLACEBO: Final = "placebo"
+"""The arm that shows what any added sentence does; the check for CI does not ask it to be good."""
 
 FEWEST: Final = 10
 """Prompts that a category must have to be a part of its own."""
@@ -100,7 +104,8 @@ def compute(
     judged = pairings(verdict for verdict in evaluation.verdicts if verdict.id in prompts)
     checks = {judge: checked(judge, judge_check) for judge in dict.fromkeys(judge for judge, _, _ in judged)}
     results = [
-        _result(pairing, verdicts, prompts, arms, checks[pairing[0]], seed) for pairing, verdicts in judged.items()
+        _result(pairing, verdicts, prompts, arms, checks[pairing[0]], seed, judged)
+        for pairing, verdicts in judged.items()
     ]
     texts = {id_: prompt.prompt for id_, prompt in prompts.items()}
     reference = next((name for name in (BASELINE, *(name for _, _, name in judged)) if name in arms), BASELINE)
@@ -153,6 +158,7 @@ def _result(
     arms: Mapping[str, Answers],
     check: Mapping[str, Any],
     seed: int,
+    judged: Mapping[Pairing, Sequence[Verdict]],
 ) -> dict[str, Any]:
     judge, arm, baseline = pairing
     own, other = arms.get(arm, {}), arms.get(baseline, {})
@@ -177,6 +183,7 @@ def _result(
         **rate.to_dict(),
         "shown": rate.shown,
         "length_controlled": length_controlled(measured, lengths, seed=seed).to_dict() if measured else None,
+        "beyond_placebo": _beyond_placebo(pairing, found, judged, seed),
         "paper": _paper(verdicts, prompts, seed),
         "judge_reading": reading(asked).to_dict(),
         "by": {
@@ -189,6 +196,18 @@ def _result(
     result["standing"] = standing(result, check["agreement"])
     result["sentences"] = sentences(result, check["agreement"])
     return result
+
+
+def _beyond_placebo(
+    pairing: Pairing, found: Sequence[Outcome], judged: Mapping[Pairing, Sequence[Verdict]], seed: int
+) -> dict[str, Any] | None:
+    judge, arm, baseline = pairing
+    if arm == PLACEBO:
+        return None
+    apart = difference(found, outcomes(judged.get((judge, PLACEBO, baseline), ())), seed=seed)
+    if apart is None:
+        return None
+    return {"delta": round(apart[0], 4), "delta_ci95": [round(bound, 4) for bound in apart[1]]}
 
 
 def _paper(verdicts: Sequence[Verdict], prompts: Mapping[str, TestPrompt], seed: int) -> dict[str, Any]:

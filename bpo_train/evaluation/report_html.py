@@ -13,7 +13,7 @@ from typing import Any, Final
 from bpo_integrations.errors import MissingExtraError
 from bpo_train.evaluation import figures
 from bpo_train.evaluation.conclusions import interval, points
-from bpo_train.evaluation.report_text import PARTS, about, judged_by, measured, named, percent
+from bpo_train.evaluation.report_text import PARTS, about, judged_by, measured, named, percent, subsets
 
 TEMPLATE: Final = "report.html.j2"
 
@@ -62,11 +62,15 @@ def to_html(report: Mapping[str, Any]) -> str:
         report=report,
         about=about(report),
         limit=figures.scale(report["results"]),
+        length_limit=figures.scale(
+            part for result in report["results"] for part in result["by"]["words"] if part["n"] >= figures.FEW
+        ),
         parts=PARTS,
         added=ADDED,
         standings=STANDINGS,
         named=named,
         judged_by=judged_by,
+        subsets=subsets,
         measured=measured,
         tone=figures.tone,
         **drawn,

@@ -59,12 +59,21 @@ def about(report: Mapping[str, Any]) -> str:
 
 
 def judged_by(judge: Mapping[str, Any]) -> str:
-    """Return in a sentence how far a judge can be trusted."""
+    """Return in a few sentences how far a judge can be trusted: those of its check, where there is one."""
     name = judge["judge"] or "The judge"
     if judge["agreement"] is None:
         return f"{name}: agreement with people was not measured. Run bpo-train judge-check."
+    if judge.get("text"):
+        return f"{name}: {' '.join(judge['text'])}"
     verdict = "too weak to conclude" if judge["weak"] else "good enough to go by"
     return f"{name}: agrees with people on {judge['agreement']:.0f}% of LLMBar (chance 50%), {verdict}."
+
+
+def subsets(judge: Mapping[str, Any]) -> str:
+    """Return a judge's agreement with people on each subset of its check; empty where there is none."""
+    found = judge.get("by_subset") or {}
+    known = [f"{name} {part['agreement']:.0f}%" for name, part in found.items() if part.get("agreement") is not None]
+    return f"By subset: {', '.join(known)}." if known else ""
 
 
 def named(result: Mapping[str, Any]) -> str:
@@ -132,7 +141,7 @@ def _win_rates(results: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _judges(report: Mapping[str, Any]) -> str:
-    lines = [f"- {plain(judged_by(judge))}" for judge in report["judges"]]
+    lines = [f"- {plain(f'{judged_by(judge)} {subsets(judge)}')}" for judge in report["judges"]]
     head = ["arm", "judge", "verdicts", "not readable", "names the first", "same in both orders"]
     rows = [
         (

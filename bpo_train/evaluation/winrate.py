@@ -203,6 +203,36 @@ def mean_delta(rates: Iterable[WinRate]) -> float:
     return sum(deltas) / len(deltas)
 
 
+def difference(
+    found: Iterable[Outcome], other: Iterable[Outcome], *, seed: int = 0, resamples: int = RESAMPLES
+) -> tuple[float, tuple[float, float]] | None:
+    """Return by how many points one arm's delta is above another's, with its 95% interval: paired bootstrap.
+
+    Both arms were judged against the same baseline, so that this is an indirect comparison of the two.
+
+    Args:
+        found: The outcomes of one arm.
+        other: The outcomes of the other; prompts that only one of them has are left out.
+        seed: Of the bootstrap.
+        resamples: Of the bootstrap.
+
+    Returns:
+        The difference and its interval; None where they have no prompt in common.
+
+    Example:
+        >>> difference([Outcome("1", "", 1), Outcome("2", "", 1)], [Outcome("1", "", 0), Outcome("2", "", 0)])
+        (100.0, (100.0, 100.0))
+    """
+    values = {outcome.id: outcome.value for outcome in other}
+    gaps = [outcome.value - values[outcome.id] for outcome in found if outcome.id in values]
+    if not gaps:
+        return None
+    steps, counts = np.unique(gaps, return_counts=True)
+    drawn = np.random.default_rng(seed).multinomial(len(gaps), counts / len(gaps), size=resamples)
+    low, high = np.quantile(100 * (drawn @ steps) / len(gaps), [ALPHA / 2, 1 - ALPHA / 2])
+    return 100 * sum(gaps) / len(gaps), (float(low), float(high))
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """What a judge's verdicts say about the judge; shares in percent.

@@ -88,7 +88,7 @@ def load_testsets(specs: Iterable[str | Path]) -> list[TestPrompt]:
     found: list[TestPrompt] = []
     for spec in specs:
         name, mark, rest = str(spec).partition("=")
-        named = bool(mark) and name.replace("_", "").replace("-", "").isalnum()
+        named = bool(mark) and name.replace("_", "").replace("-", "").isalnum() and not Path(spec).exists()
         found += load_testset(rest, name=name) if named else load_testset(spec)
     if not found:
         msg = "There is no test set."

@@ -97,14 +97,17 @@ def rewrite_by_llm(prompts: Sequence[TestPrompt], folder: Path, model: str) -> N
 
 
 def _embedded(mode: Mode) -> Rewriter:
-    """Return the embedded rewriter; without CTranslate2 the same adapter on transformers (float32 there, int8 here)."""
+    """Return the embedded rewriter; without CTranslate2 the same adapter on transformers, there in float32.
+
+    Both are greedy; int8 and float32 choose another token here and there.
+    """
     try:
         return load_rewriter("embedded", mode=mode)
     except MissingExtraError as missing:
         logger.warning("%s The embedded rewriter runs on transformers instead.", missing)
     import bpo_integrations.models
 
-    return load_rewriter(f"hf:{Path(bpo_integrations.models.__file__).parent / mode}")
+    return load_rewriter(f"hf:{Path(bpo_integrations.models.__file__).parent / mode}", dtype="float32")
 
 
 def _rows(arm: str, prompts: Sequence[TestPrompt], results: Sequence[OptimizedPrompt]) -> list[Answer]:

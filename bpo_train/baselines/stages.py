@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import os
 import subprocess
 import sys
 import time
@@ -111,6 +112,7 @@ class Stage:
         run: Does it.
         after: Stages that it waits for where they are wanted, and does without where they failed.
         again: Whether it is done again whenever it is wanted.
+        short: Whether it is over before another process has begun, and so is always done in this one.
     """
 
     name: str
@@ -118,6 +120,7 @@ class Stage:
     run: Callable[[PaperTable], None]
     after: tuple[str, ...] = ()
     again: bool = False
+    short: bool = False
 
 
 def prepare(table: PaperTable) -> None:
@@ -199,7 +202,7 @@ def run_all(
                     failed[stage.name] = "the time was up" if lost is None else f"{lost} was not done"
             elif not open_ & {*stage.needs, *stage.after} and len(running) < workers:
                 waiting.remove(stage)
-                if workers == 1:
+                if workers == 1 or stage.short:
                     _here(table, stage, failed)
                     break
                 running[stage.name] = _begin(table, stage.name, command)
@@ -221,8 +224,12 @@ def _here(table: PaperTable, stage: Stage, failed: dict[str, str]) -> None:
 def _begin(table: PaperTable, name: str, command: Sequence[str]) -> subprocess.Popen[bytes]:
     path = _log(table, name)
     path.parent.mkdir(parents=True, exist_ok=True)
+    # Answers grow token by token: without this the memory of several processes would not suffice for its own holes.
+    memory = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
     with path.open("ab") as log:
-        return subprocess.Popen([*command, name], stdout=log, stderr=log, stdin=subprocess.DEVNULL)  # noqa: S603 - ours
+        return subprocess.Popen(  # noqa: S603 - our own command
+            [*command, name], stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=memory | dict(os.environ)
+        )
 
 
 def _log(table: PaperTable, name: str) -> Path:
@@ -306,7 +313,7 @@ def _answering(group: str, *needs: str) -> Stage:
 
 
 _WORK = (
-    Stage("split", (), _split),
+    Stage("split", (), _split, short=True),
     Stage("base", (), _base),
     Stage("optimize", ("split",), lambda table: optimize_prompts(table.prompts, table.folder)),
     _training("reward", "reward-ppo", 0, (), seed="1"),

@@ -1,7 +1,7 @@
 """One command for several processes: `bpo-train sft ... --accelerate_config zero2 --num_processes 8`.
 
-The launcher is accelerate's; whatever of its options stands on the command line is passed on. It starts this package's
-training module once for each process.
+The launcher is accelerate's, or on a CPU torch's, since accelerate starts one process there; whatever of its options is
+on the command line is passed on. It starts this package's training module once for each process.
 """
 
 from __future__ import annotations
@@ -27,32 +27,34 @@ def wants_launch(unknown: Sequence[str]) -> bool:
     return any(option in unknown for option in (NAMED, FILE, PROCESSES))
 
 
-def launch_command(module: str, options: Sequence[str], unknown: Sequence[str], *, default: str = "ddp") -> list[str]:
+def launch_command(module: str, options: Sequence[str], unknown: Sequence[str], *, gpus: bool = True) -> list[str]:
     """Return the command that starts the processes.
 
     Args:
         module: The training module.
         options: The whole command line.
         unknown: Those of it that are not the trainer's, in order.
-        default: The configuration where only a number of processes was given.
+        gpus: Whether there are GPUs: then a mere number of processes means `ddp`, else torch's launcher with gloo.
 
     Raises:
         ConfigurationError: There is no such configuration.
 
     Example:
-        >>> launch_command("m", ["--seed", "2", "--num_processes", "2"], ["--num_processes", "2"])[3:]
-        ['--config_file', '.../ddp.yaml', '--num_processes', '2', '-m', 'm', '--seed', '2']  # doctest: +SKIP
+        >>> launch_command("m", ["--seed", "2", "--num_processes", "2"], ["--num_processes", "2"], gpus=False)[1:]
+        ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', '-m', 'm', '--seed', '2']
     """
-    launcher = list(unknown)
+    launcher, training = list(unknown), ["-m", module, *without(options, unknown)]
+    if not gpus and NAMED not in launcher and FILE not in launcher:
+        launcher[launcher.index(PROCESSES)] = "--nproc_per_node"
+        return [sys.executable, "-m", "torch.distributed.run", "--standalone", *launcher, *training]
+    name = "ddp"
     if NAMED in launcher:
         at = launcher.index(NAMED)
-        launcher[at : at + 2] = [FILE, str(_config("".join(launcher[at + 1 : at + 2])))]
-    elif FILE not in launcher:
-        launcher = [FILE, str(_config(default)), *launcher]
-    return [
-        *(sys.executable, "-m", "accelerate.commands.launch", *launcher),
-        *("-m", module, *without(options, unknown)),
-    ]
+        name = "".join(launcher[at + 1 : at + 2])
+        del launcher[at : at + 2]
+    if FILE not in launcher:
+        launcher = [FILE, str(_config(name)), *launcher]
+    return [sys.executable, "-m", "accelerate.commands.launch", *launcher, *training]
 
 
 def launch(command: Sequence[str]) -> int:

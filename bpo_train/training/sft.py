@@ -239,12 +239,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     values, unknown = parser.preview(options)
     machine = Machine.here()
     if wants_launch(unknown):
-        command = launch_command(__name__, options, unknown, default="ddp" if machine.gpus else "cpu")
-        sys.exit(launch(command))
+        sys.exit(launch(launch_command("bpo_train.training.sft", options, unknown, gpus=machine.gpus > 0)))
     if unknown:
         msg = f"Unknown options: {' '.join(unknown)}."
         raise ConfigurationError(msg, hint="All options: bpo-train sft --help.")
     check_setup(values, machine, options)
+    if machine.processes > 1 and not machine.gpus:
+        options += ["--use_cpu", "true"]  # else each process trains on its own, and says nothing
     arguments, config, model_config = parser.parse(options)
     logging.basicConfig(level=logging.INFO)
     if arguments.write_rows is not None:

@@ -113,15 +113,20 @@ def test_launching_passes_each_option_to_whom_it_is_for() -> None:
     unknown = ["--accelerate_config", "zero2", "--num_processes", "8"]
     assert wants_launch(unknown)
     command = launch_command("bpo_train.training.sft", options, unknown)
-    at = command.index("-m", 2)
-    assert Path(command[command.index("--config_file") + 1]).name == "zero2.yaml"
-    assert command[at:] == ["-m", "bpo_train.training.sft", "--config", "r.yaml", "--seed", "8"]
-    assert command[at - 2 : at] == ["--num_processes", "8"]
+    assert command[2:4] == ["accelerate.commands.launch", "--config_file"]
+    assert Path(command[4]).name == "zero2.yaml"
+    assert command[5:7] == ["--num_processes", "8"]
+    assert command[7:] == ["-m", "bpo_train.training.sft", "--config", "r.yaml", "--seed", "8"]
+
+
+def test_a_mere_number_of_processes_means_ddp_on_gpus() -> None:
+    command = launch_command("m", ["--num_processes", "2"], ["--num_processes", "2"])
+    assert Path(command[4]).name == "ddp.yaml"
 
 
 def test_an_unknown_accelerate_configuration_names_the_known_ones() -> None:
     unknown = ["--accelerate_config", "zero9"]
-    with pytest.raises(ConfigurationError, match="cpu, ddp, fsdp2, single, zero2, zero3"):
+    with pytest.raises(ConfigurationError, match="ddp, fsdp2, single, zero2, zero3"):
         launch_command("m", unknown, unknown)
 
 

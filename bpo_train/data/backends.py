@@ -241,10 +241,15 @@ def _classified(error: Exception, label: str) -> BPOError:
 
 
 class EngineBackend:
-    """An engine in this process, which makes batches of what is asked at once."""
+    """An engine in this process, which makes batches of what is asked at once.
+
+    Attributes:
+        repeats: Whether the same request gets the same answer, so that asking again is of no use.
+    """
 
     def __init__(self, engine: Engine, temperature: float, max_tokens: int) -> None:
         self.engine = engine
+        self.repeats = temperature == 0
         self._temperature = temperature
         self._max_tokens = max_tokens
 

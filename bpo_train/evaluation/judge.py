@@ -24,7 +24,8 @@ Which = Literal["first", "second", "tie"]
 """Which of the two answers, in the order in which they were shown, is better."""
 
 TRIES = 3
-"""How often a judge is asked whose verdict cannot be read; the last time it is told what was wrong."""
+"""How often a judge is asked whose verdict cannot be read; the last time it is told what was wrong. One that gives the
+same answer each time is not asked a second time in the same words."""
 
 LONGEST_RANKING = 500
 """Characters of a ranking; whatever is longer is none."""

@@ -167,7 +167,8 @@ class LLMJudge:
         first = asked = messages(item.row, self._style)
         answers: list[dict[str, Any]] = []
         usage = Usage()
-        for number in range(1, TRIES + 1):
+        tries = 2 if getattr(self._annotator.backend, "repeats", False) else TRIES
+        for number in range(1, tries + 1):
             try:
                 found, spent = await self._annotator.ask(asked)
             except RowFailedError as error:
@@ -179,6 +180,6 @@ class LLMJudge:
             which = PARSERS[self._style](text) if finished else None
             if which is not None:
                 return Entry(item.number, item.id, item.digest, "kept", "", {"which": which}, tuple(answers), usage)
-            if number == TRIES - 1:
+            if number == tries - 1:
                 asked = again(first, text, self._style)
         return Entry(item.number, item.id, item.digest, "dropped", "no verdict", {"which": None}, tuple(answers), usage)

@@ -79,6 +79,14 @@ def result(output: Path) -> dict[str, Any]:
     }
 
 
+def faults_of(server: LLMServer, steps: dict[str, Any]) -> list[tuple[str, Any, int]]:
+    """Return each step with the requests that met a fault."""
+    kinds = {"prompts": "meta", "answers": "answer", "verdicts": "judge"}
+    return [
+        (name, step, sum(server.of(kinds[name]).values()) - len(server.of(kinds[name]))) for name, step in steps.items()
+    ]
+
+
 def lines(output: Path) -> int:
     return sum(path.read_bytes().count(b"\n") for path in output.glob("*/journal.jsonl"))
 
@@ -116,6 +124,12 @@ def test_two_arms_are_answered_and_judged_in_both_orders_in_spite_of_faults(
     assert {row["judge"] for row in verdicts} == {f"judge ({style})"}
     assert "meta against original: 100.0% win, 0.0% tie, 0.0% loss; delta +100.0" in done.stdout
     assert (output / "report.html").is_file()
+    steps = summary_of(output)["steps"]
+    assert {name: step["requests"] - step_faults for name, step, step_faults in faults_of(server, steps)} == {
+        "prompts": 12,
+        "answers": 36,
+        "verdicts": 48,
+    }
 
 
 def test_files_are_those_of_one_run_after_two_kills_and_nothing_finished_is_asked_twice(

@@ -80,7 +80,23 @@ def dpo(options: tuple[str, ...]) -> None:
 
     Takes every option of TRL's DPOConfig and ModelConfig; they override the recipe's.
     """
-    from bpo_train.training.dpo import main
-
     with exits():
+        from bpo_train.training.dpo import main
+
+        main(options)
+
+
+@click.command(
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
+    add_help_option=False,
+)
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+def grpo(options: tuple[str, ...]) -> None:
+    """Training by reward: `bpo-train grpo --config RECIPE --data FILE --llm SPEC --reward_model DIR --output_dir DIR`.
+
+    Takes every option of TRL's GRPOConfig and ModelConfig; they override the recipe's.
+    """
+    with exits():
+        from bpo_train.training.grpo import main
+
         main(options)

@@ -44,30 +44,34 @@ def strangeness(prompts: Sequence[str], texts: Sequence[str], owners: Sequence[i
     return shares
 
 
-def genericness(gold: Sequence[str], texts: Sequence[str], near: Similarity) -> tuple[list[float], list[float]]:
-    """Return the mean likeness to what was written for all prompts, which is the nearness to its centroid.
+def genericness(
+    gold: Sequence[str], texts: Sequence[str], owners: Sequence[int], near: Similarity
+) -> tuple[list[float], list[float]]:
+    """Return the mean likeness to what was written for other prompts, which is the nearness to its centroid.
 
     Args:
         gold: What was written, two or more.
         texts: Others.
+        owners: The place in `gold` of what was written for each text's prompt, which does not count.
         near: How near texts are to each other.
 
     Returns:
-        Of what was written, each without itself; and of the others.
+        Of what was written, and of the others.
 
     Example:
         >>> gold = ["Give clear examples.", "Give clear steps.", "Name both dances."]
-        >>> own, others = genericness(gold, ["Give clear examples and steps."], word_similarity)
+        >>> own, others = genericness(gold, ["Give clear examples and steps."], [2], word_similarity)
         >>> others[0] > max(own)
         True
     """
     import numpy as np
 
-    among = np.array(near(gold, gold), dtype=np.float64)
-    np.fill_diagonal(among, 0.0)
-    own: list[float] = (among.sum(1) / (len(gold) - 1)).tolist()
-    others: list[float] = near(texts, gold).mean(1).tolist() if texts else []
-    return own, others
+    def means(found: NDArray[np.floating[Any]], places: Sequence[int]) -> list[float]:
+        own = found[np.arange(len(found)), list(places)]
+        shares: list[float] = ((found.sum(1) - own) / (len(gold) - 1)).tolist()
+        return shares
+
+    return means(near(gold, gold), range(len(gold))), means(near(texts, gold), owners) if texts else []
 
 
 def word_similarity(additions: Sequence[str], prompts: Sequence[str]) -> NDArray[np.floating[Any]]:

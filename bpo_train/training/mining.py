@@ -31,8 +31,8 @@ GUARD, SUBJECT, GENERIC, NOT_WANTED, JUDGE = "guard", "off the subject", "generi
 REASONS = (GUARD, NOT_WANTED, SUBJECT, GENERIC, JUDGE)
 """In the order in which they are looked for; a draw has the first that applies."""
 
-Score = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
-"""Prompts and texts to the worth of each text for its prompt: higher is better."""
+Score = Callable[[Sequence[str], Sequence[str]], Sequence[float | None]]
+"""Prompts and texts to the worth of each text for its prompt: higher is better, None where nobody can tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,15 +203,16 @@ def _unlike(
     draws: Sequence[Draw], texts: Sequence[Sequence[Candidate]], places: Places, usual: float, near: Similarity | None
 ) -> Iterator[Found]:
     """Yield the draws that are off the subject, then those that are generic."""
-    chosen = [row for row, draw in enumerate(draws) if draw.chosen]
+    chosen = [row for row, draw in enumerate(draws) if draw.chosen]  # the others' draws have been decided
     if usual == 1 or not places or len(chosen) < 2:
         return
     prompts, gold = [draw.prompt for draw in draws], [draws[row].chosen for row in chosen]
     drawn, owners = [texts[row][place].text for row, place in places], [row for row, _ in places]
+    at = {row: place for place, row in enumerate(chosen)}
     letters, words = near or tfidf_similarity, near or word_similarity
     for reason, of_gold, of_drawn in (
         (SUBJECT, strangeness(prompts, gold, chosen, letters), strangeness(prompts, drawn, owners, letters)),
-        (GENERIC, *genericness(gold, drawn, words)),
+        (GENERIC, *genericness(gold, drawn, [at[row] for row in owners], words)),
     ):
         limit = sorted(of_gold)[min(len(of_gold) - 1, int(usual * len(of_gold)))]
         own = dict(zip(chosen, of_gold, strict=True))
@@ -232,5 +233,6 @@ def _ranked_lower(
     values = list(score([prompt for prompt, _ in asked], [text for _, text in asked]))
     own = dict(zip(rows, values, strict=False))
     for (row, place), value in zip(places, values[len(rows) :], strict=True):
-        if value < own[row] - margin:
+        best = own[row]
+        if value is not None and best is not None and value < best - margin:
             yield row, place, JUDGE

@@ -12,11 +12,12 @@ import pytest
 pytest.importorskip("trl", reason="needs the extra 'train'")
 import torch
 from safetensors.torch import load_file
-from toy_llama import write_toy
+from toy_llama import write_rows, write_toy
 
 from bpo_integrations.errors import ConfigurationError
 from bpo_integrations.rewriter import Record
 from bpo_integrations.templates import AUGMENT_FORMAT
+from bpo_train.training import grpo, rewards
 from bpo_train.training.dpo import encode_pairs, main, read_pairs
 from bpo_train.training.mining import Pair
 from bpo_train.training.pair_trainer import PairTrainer
@@ -227,3 +228,94 @@ def test_pairs_of_chat_messages_are_refused(tmp_path: Path) -> None:
     path.write_text('{"prompt": [{"role": "user", "content": "Hi"}], "chosen": "a", "rejected": "b"}\n')
     with pytest.raises(ConfigurationError, match="must be texts"):
         read_pairs(path)
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_rows(tmp_path_factory.mktemp("rows"))
+
+
+@pytest.fixture(scope="module")
+def judge(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A reward model of the toy's shape, with random weights."""
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
+
+    folder = tmp_path_factory.mktemp("reward")
+    torch.manual_seed(2)
+    model: Any = LlamaForSequenceClassification(LlamaConfig.from_pretrained(toy, num_labels=1))
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(toy).save_pretrained(folder)
+    return folder
+
+
+def grpo_options(toy: Path, start: Path, rows: Path, output: Path, *more: str) -> list[str]:
+    return [
+        *("--config", "smollm2-135m/grpo", "--model_name_or_path", str(toy), "--adapter", str(start)),
+        *("--data", str(rows / "rows.jsonl"), "--held_out", str(rows / "held.txt"), "--output_dir", str(output)),
+        *("--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "1", "--num_generations", "2"),
+        *("--max_completion_length", "8", "--learning_rate", "1e-2", "--warmup_steps", "0", "--logging_steps", "1"),
+        *("--save_steps", "2", "--disable_tqdm", "true", *more),
+    ]
+
+
+def test_grpo_rewards_see_the_users_prompt_and_what_was_written_and_a_run_goes_on(
+    toy: Path, start: Path, rows: Path, judge: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, str, bool]] = []
+
+    def reward(prompt: str, text: str, mode: str, *, finished: bool, judge: object) -> float:
+        seen.append((prompt, text, finished))
+        return 0.0 if len(text) % 2 else -1.0
+
+    monkeypatch.setattr(rewards, "guard_reward", reward)
+    output = tmp_path / "run"
+    more = ("--llm", f"hf:{toy}", "--llm_max_tokens", "4", "--reward_model", str(judge))
+    grpo.main(grpo_options(toy, start, rows, output, "--max_steps", "2", *more))
+    known = {row["prompt"] for row in map(json.loads, (rows / "rows.jsonl").read_text().splitlines()) if row["id"] > 3}
+    assert {prompt for prompt, _, _ in seen} <= known  # neither rendered, nor held out
+    assert all("<|im_end|>" not in text and not finished for _, text, finished in seen if len(text) == 8)
+    (logged,) = [entry for entry in history(output, 2) if entry["step"] == 2 and "loss" in entry]
+    assert {"rewards/guards/mean", "rewards/answers/mean", "kl"} <= logged.keys()
+    given, made = (load_file(folder / "adapter_model.safetensors") for folder in (start, output))
+    assert all(bool((given[name] != made[name]).any()) for name in given)
+    assert (output / grpo.LENGTH_STATE).is_file()
+
+    grpo.main(grpo_options(toy, start, rows, output, "--max_steps", "4", *more))
+    assert [entry["step"] for entry in history(output, 4) if "loss" in entry] == [1, 2, 3, 4]
+    run = read_run(output)
+    assert (run["stage"], run["training"]["resumed_from"], run["training"]["steps"]) == ("grpo", 2, 4)
+    assert run["rewards"]["llm"] == f"hf:{toy}"
+    assert not (output / "ref").exists()
+    assert (output / "bpo.json").is_file()
+
+
+def test_grpo_puts_prompts_to_the_model_as_an_engine_does(toy: Path) -> None:
+    from transformers import AutoTokenizer
+
+    from bpo_train.training.rows import Example, render
+
+    tokenizer = AutoTokenizer.from_pretrained(toy)
+    examples = [Example("1", "Hi there", ""), Example("2", "Say <|im_end|> twice", ""), Example("3", "Hi there", "")]
+    kept = grpo.usable(examples, tokenizer)
+    assert [example.prompt for example in kept] == ["Hi there"]
+    (row,) = grpo.to_dataset(kept, AUGMENT_FORMAT)
+    ids = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=False)
+    assert ids == render(kept[0], AUGMENT_FORMAT, tokenizer)[0]
+    assert row["original"] == "Hi there"
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (("--llm", "hf:embedded"), "a reward model or a judge"),
+        (("--reward_model", "runs/reward"), "an LLM that writes them"),
+        (("--llm", "hf:embedded", "--reward_model", "a", "--judge", "openai:b"), "Both a reward model and a judge"),
+        (("--licences", "nobody"), "No prompts are left"),
+        (("--reward_scale", "0"), "reward_scale is 0"),
+    ],
+)
+def test_grpo_refuses_what_cannot_work(
+    toy: Path, start: Path, rows: Path, tmp_path: Path, more: tuple[str, ...], says: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        grpo.main(grpo_options(toy, start, rows, tmp_path / "run", *more))

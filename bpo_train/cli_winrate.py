@@ -141,7 +141,7 @@ def _summary(written: Mapping[str, Any]) -> list[str]:
     from bpo_train.evaluation.conclusions import interval, points
     from bpo_train.evaluation.report_text import about, named
 
-    lines = [about(written)]
+    lines = [about(written), *written["remarks"]]
     for result in written["results"]:
         lines.append(f"{named(result)}: {points(result['delta'])} points ({interval(result['delta_ci95'])})")
         lines += [f"  {sentence}" for sentence in result["sentences"]]

@@ -7,7 +7,7 @@ position, is named before anything else. Pure functions of a report's figures.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, Literal
 
 from bpo_train.evaluation.power import detectable
@@ -20,6 +20,9 @@ UNREADABLE: Final = 5.0
 
 POSITION: Final = (35.0, 65.0)
 """Percent of decided verdicts for the first answer outside which the report warns; 50 is fair."""
+
+CUT_OFF: Final = 5.0
+"""Percent of an arm's answers that were cut off from which on the report remarks on it."""
 
 FEW: Final = 30
 """Prompts below which the report warns, whatever the interval says."""
@@ -75,6 +78,32 @@ def warnings(reading: Mapping[str, Any]) -> list[str]:
         found.append(
             f"{reading['unreadable']} of {reading['verdicts']} verdicts could not be read or had; they count as ties."
         )
+    return found
+
+
+def remarks(costs: Iterable[Mapping[str, Any]], results: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return what a reader must know of the rows before the figures: what is missing, empty or cut off.
+
+    Args:
+        costs: Of each arm, as `costs.cost` returns, with its name.
+        results: The figures of each arm and judge.
+    """
+    found = []
+    for arm in costs:
+        if arm["empty"]:
+            found.append(f"{arm['arm']}: {arm['empty']} of {arm['answers']} answers are empty.")
+        if 100 * arm["unfinished"] >= CUT_OFF * arm["answers"] > 0:
+            found.append(f"{arm['arm']}: {arm['unfinished']} of {arm['answers']} answers were cut off at the limit.")
+    for result in results:
+        name = f"{result['arm'] or 'arm'} by {result['judge']}" if result["judge"] else result["arm"] or "arm"
+        prompts = result["n"] + result["unjudged"]
+        if result["unjudged"]:
+            found.append(f"{name}: {result['unjudged']} of {prompts} prompts have no verdict, and are in no figure.")
+        if result["one_order"]:
+            found.append(
+                f"{name}: {result['one_order']} of {result['n']} prompts were judged in one order only, where a judge "
+                "that goes by position is not found out."
+            )
     return found
 
 

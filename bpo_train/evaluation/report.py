@@ -67,8 +67,9 @@ def check(report: Mapping[str, Any], fail_below: float, *, arms: Sequence[str] =
     """Return whether the arms are at least so good, as far as the data can tell.
 
     An arm fails where the *upper* end of its interval is below the bound: where the data show that it is worse than
-    that, rather than where chance puts the estimate. Every judge that is not too weak has a say. It fails, too, where
-    nothing was judged or every judge is too weak, since a check that cannot tell must not pass.
+    that, rather than where chance puts the estimate. Every judge that can tell has a say. It fails, too, where nothing
+    was judged, or no judge can tell: it is too weak, or most of its verdicts could not be read. A check that cannot
+    tell must not pass.
 
     Args:
         report: What `write_report` returns.
@@ -81,14 +82,19 @@ def check(report: Mapping[str, Any], fail_below: float, *, arms: Sequence[str] =
             judged.setdefault(result["arm"], []).append(result)
     reasons = [] if judged else ["there is no verdict"]
     for arm, results in judged.items():
-        strong = [result for result in results if result["standing"] != "weak"]
-        if not strong:
-            why = "its judge is too weak to conclude" if results else "there is no verdict on it"
+        telling = [result for result in results if result["standing"] != "weak" and _readable(result)]
+        if not telling:
+            why = "its judge is too weak, or cannot be read" if results else "there is no verdict on it"
             reasons.append(f"{arm or 'the arm'}: {why}")
-        for result in strong:
+        for result in telling:
             low, high = result["delta_ci95"]
             if high < fail_below:
                 by = f" by {result['judge']}" if result["judge"] else ""
                 figures = f"delta {result['delta']:.1f} ({low:.1f} to {high:.1f})"
                 reasons.append(f"{arm or 'the arm'}{by}: {figures} is below {fail_below:g}")
     return Check(not reasons, tuple(reasons))
+
+
+def _readable(result: Mapping[str, Any]) -> bool:
+    verdicts = result["judge_reading"]
+    return bool(2 * verdicts["unreadable"] <= verdicts["verdicts"])

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from bpo_train.data.words import words
 from bpo_train.evaluation.breakdown import ANSWER_PARTS, PROMPT_PARTS, answer_part, breakdown, prompt_part
-from bpo_train.evaluation.conclusions import WEAKEST, sentences, standing
+from bpo_train.evaluation.conclusions import WEAKEST, remarks, sentences, standing
 from bpo_train.evaluation.costs import cost
 from bpo_train.evaluation.examples import examples
 from bpo_train.evaluation.kinds import ADDED, added_kind
@@ -110,14 +110,14 @@ def compute(
     texts = {id_: prompt.prompt for id_, prompt in prompts.items()}
     reference = next((name for name in (BASELINE, *(name for _, _, name in judged)) if name in arms), BASELINE)
     ids = [answer.id for answer in evaluation.answers] + [verdict.id for verdict in evaluation.verdicts]
+    costs = [{"arm": arm, **cost(list(found.values()), texts, arms.get(reference, {}))} for arm, found in arms.items()]
     return {
         "schema": SCHEMA,
         "title": title,
+        "remarks": remarks(costs, results),
         "prompts": _prompts(evaluation.prompts),
         "baseline": reference,
-        "arms": [
-            {"arm": arm, **cost(list(found.values()), texts, arms.get(reference, {}))} for arm, found in arms.items()
-        ],
+        "arms": costs,
         "judges": [{"judge": judge, **found} for judge, found in checks.items()],
         "results": results,
         "left_out": sum(id_ not in prompts for id_ in ids),
@@ -171,11 +171,9 @@ def _result(
     }
     measured = [outcome for outcome in found if outcome.id in lengths]
     # Equal answers are ties that no judge was asked about: they would make any judge look consistent.
-    asked = [
-        verdict
-        for verdict in verdicts
-        if verdict.id not in lengths or own[verdict.id].answer != other[verdict.id].answer
-    ]
+    same = {id_ for id_ in lengths if own[id_].answer == other[id_].answer}
+    asked = [verdict for verdict in verdicts if verdict.verdict != "C" or verdict.id not in same]
+    orders = Counter(verdict.id for verdict in verdicts)
     result: dict[str, Any] = {
         "judge": judge,
         "arm": arm,
@@ -186,6 +184,8 @@ def _result(
         "beyond_placebo": _beyond_placebo(pairing, found, judged, seed),
         "paper": _paper(verdicts, prompts, seed),
         "judge_reading": reading(asked).to_dict(),
+        "unjudged": len(prompts) - rate.n,
+        "one_order": sum(count == 1 for count in orders.values()),
         "by": {
             name: [part.to_dict() for part in breakdown(of, labels, order, seed=seed)]
             for name, of, labels, order in _parts(found, measured, lengths, prompts, own)

@@ -34,7 +34,9 @@ def to_markdown(report: Mapping[str, Any]) -> str:
     Args:
         report: What `report.compute` returns.
     """
-    parts = [f"# {plain(report['title'])}", _about(report), *(_finding(result) for result in report["results"])]
+    remarks = "\n".join(f"- {plain(text)}" for text in report["remarks"])
+    parts = [f"# {plain(report['title'])}", plain(about(report)), remarks]
+    parts += [_finding(result) for result in report["results"]]
     if report["results"]:
         parts += [_win_rates(report["results"]), _judges(report), _paper(report["results"])]
     parts.append(_costs(report))
@@ -108,10 +110,6 @@ def fenced(text: str) -> str:
 
 def _listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _about(report: Mapping[str, Any]) -> str:
-    return plain(about(report))
 
 
 def _finding(result: Mapping[str, Any]) -> str:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bpo_integrations.errors import ConfigurationError
+from bpo_train.cli import cli
+from bpo_train.evaluation.breakdown import breakdown, holm
 from bpo_train.evaluation.records import Verdict
 from bpo_train.evaluation.winrate import (
     Outcome,
+    difference,
     mean_delta,
     outcomes,
     pairings,
@@ -227,3 +233,128 @@ def test_dwr_counts_every_set_the_same_as_in_the_papers_table() -> None:
     assert mean_delta(win_rate(made(*row), resamples=10) for row in gpt_3_5) == pytest.approx(22.0, abs=0.06)
     with pytest.raises(ConfigurationError, match="no test set"):
         mean_delta([])
+
+
+def test_the_difference_of_two_arms_is_paired() -> None:
+    one, other = made(60, 0, 40), made(50, 0, 50)  # the same prompts, of which the first arm wins ten more
+    delta, (low, high) = difference(one, other)
+    assert delta == 20.0
+    assert 6 < low < 20 < high < 34  # unpaired it would be about -8 to 48
+    assert difference(one, one) == (0.0, (0.0, 0.0))
+    assert difference(one, [Outcome("elsewhere", "", 1)]) is None
+
+
+def test_parts_are_in_the_order_asked_for_and_hold_every_prompt_once() -> None:
+    found = made(6, 3, 6)
+    labels = {outcome.id: "ab"[int(outcome.id) % 2] for outcome in found if outcome.id != "14"}
+    parts = breakdown(found, labels, order=("b",))
+    assert [part.label for part in parts] == ["b", "a", ""]
+    assert sum(part.rate.n for part in parts) == 15
+
+
+def test_a_difference_in_one_of_many_parts_must_be_stronger() -> None:
+    sixteen = made(14, 0, 4)  # p = 0.03
+    assert breakdown(sixteen, {})[0].shown
+    found, labels = [], {}
+    for part in range(5):
+        for outcome in made(14, 0, 4) if part == 0 else made(9, 0, 9):
+            found.append(Outcome(f"{part}:{outcome.id}", "", outcome.value))
+            labels[found[-1].id] = str(part)
+    assert not any(part.shown for part in breakdown(found, labels))
+
+
+@given(st.lists(st.floats(0, 1), max_size=12))
+def test_holm_never_makes_a_finding_surer_and_keeps_the_order(p_values: list[float]) -> None:
+    adjusted = holm(p_values)
+    assert all(p <= new <= 1 for p, new in zip(p_values, adjusted, strict=True))
+    ranks = sorted(range(len(p_values)), key=lambda place: p_values[place])
+    assert sorted(adjusted) == [adjusted[place] for place in ranks]
+
+
+def command(folder: Path, text: str | bytes, *options: str) -> Result:
+    path = folder / "V.jsonl"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return CliRunner().invoke(cli, ["winrate", "--verdicts", str(path), *options])
+
+
+def rows(*found: dict) -> str:
+    return "\n".join(json.dumps(row) for row in found)
+
+
+def test_the_command_prints_percent_as_json(tmp_path: Path) -> None:
+    text = rows(
+        {"id": 1, "category": "a", "order": "AB", "verdict": "A"},
+        {"id": 1, "category": "a", "order": "BA", "verdict": "B"},
+        {"id": 2, "category": "a", "order": "AB", "verdict": "A"},
+        {"id": 2, "category": "a", "order": "BA", "verdict": "A"},
+        {"id": "3", "category": "b", "order": "BA", "verdict": "A", "other": "field"},
+        {"id": "4", "category": None, "order": "AB", "verdict": "A"},
+    )
+    done = command(tmp_path, text, "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert {name: found[name] for name in ("n", "win", "tie", "loss", "delta")} == {
+        "n": 4,
+        "win": 50.0,
+        "tie": 25.0,
+        "loss": 25.0,
+        "delta": 25.0,
+    }
+    assert found["delta_ci95"][0] < 25 < found["delta_ci95"][1]
+    assert found["p_value"] == 1.0
+
+
+def test_without_json_the_command_prints_a_table_by_category(tmp_path: Path) -> None:
+    names = ("sums", "[bold]rhymes")
+    text = rows(*({"id": n, "category": names[n % 2], "order": "AB", "verdict": "AB"[n % 2]} for n in range(10)))
+    done = command(tmp_path, text)
+    assert done.exit_code == 0, done.output
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert ["sums", "5", "100.0", "0.0", "0.0", "+100.0", "+100.0", "to", "+100.0"] in lines
+    assert any(line[:3] == ["[bold]rhymes", "5", "0.0"] for line in lines)
+    assert "no difference shown" in done.stdout
+
+
+def test_several_arms_are_a_list_and_one_can_be_chosen(tmp_path: Path) -> None:
+    text = rows(
+        *({"id": 1, "order": "AB", "verdict": "AB"[n], "arm": arm, "judge": "j"} for n, arm in enumerate(("x", "y")))
+    )
+    both = json.loads(command(tmp_path, text, "--json").stdout)
+    assert [(row["arm"], row["delta"]) for row in both] == [("x", 100.0), ("y", -100.0)]
+    assert json.loads(command(tmp_path, text, "--json", "--arm", "y").stdout)["delta"] == -100.0
+    done = command(tmp_path, text, "--arm", "z")
+    assert done.exit_code == 3
+    assert "It has: x by j; y by j." in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "There is no verdict in"),
+        ("\n\n", "There is no verdict in"),
+        (
+            rows({"id": 1, "order": "AB", "verdict": "A"}) + "\n" + rows({"id": "1", "order": "AB", "verdict": "B"}),
+            "line 2",
+        ),
+        (rows({"id": 1, "order": "AB", "verdict": "[[A]]"}), "verdict is '[[A]]'"),
+        (rows({"id": 1, "order": "CA", "verdict": "A"}), "order is 'CA'"),
+        (rows({"id": None, "order": "AB", "verdict": "A"}), "id is None"),
+        (rows({"id": 1, "order": "AB", "verdict": "A", "category": 5}), "category is 5"),
+        (rows({"id": 1, "verdict": "A"}), "order"),
+        ("[1]", "line 1"),
+        ('{"id": 1, "order": "AB", "ver', "line 1"),
+        (b"\xff\xfe\x00{", "line 1"),
+    ],
+)
+def test_rows_that_cannot_be_are_one_line_of_error(tmp_path: Path, text: str | bytes, told: str) -> None:
+    done = command(tmp_path, text, "--json")
+    assert done.exit_code == 3
+    assert done.stdout == ""
+    assert told in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_no_file_is_an_error(tmp_path: Path) -> None:
+    done = CliRunner().invoke(cli, ["winrate", "--verdicts", str(tmp_path / "none.jsonl")])
+    assert done.exit_code == 3
+    assert "There is no file" in done.stderr

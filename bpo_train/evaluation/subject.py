@@ -142,7 +142,7 @@ def _chance_of_first(better: int, tied: int, others: int, rivals: int) -> float:
 
 
 def embedding_similarity(model: str | Path = MINILM) -> Similarity:
-    """Return the cosine of sentence embeddings, which sees a subject in other words too.
+    """Return the cosine of sentence embeddings, which sees a subject in other words too; a text is embedded once.
 
     Args:
         model: A folder or hub id of an encoder with mean or first-token pooling, such as
@@ -178,19 +178,19 @@ def embedding_similarity(model: str | Path = MINILM) -> Similarity:
         pooled = states[:, 0] if first_token else (states * mask).sum(1) / mask.sum(1)
         return np.asarray(torch.nn.functional.normalize(pooled, dim=1).cpu().numpy())
 
+    known: dict[str, NDArray[np.float32]] = {}
+
     def vectors(texts: Sequence[str]) -> NDArray[np.float32]:
-        order = sorted(range(len(texts)), key=lambda number: len(texts[number]))  # batches of like lengths
-        parts = [embed([texts[number] for number in order[start : start + _BATCH]]) for start in _starts(len(order))]
-        return np.concatenate(parts)[np.argsort(order)]
+        new = sorted({text for text in texts if text not in known}, key=len)  # batches of like lengths
+        for start in range(0, len(new), _BATCH):
+            batch = new[start : start + _BATCH]
+            known.update(zip(batch, embed(batch), strict=True))
+        return np.stack([known[text] for text in texts])
 
     def similarity(additions: Sequence[str], prompts: Sequence[str]) -> NDArray[np.floating[Any]]:
         return vectors(additions) @ vectors(prompts).T
 
     return similarity
-
-
-def _starts(count: int) -> range:
-    return range(0, count, _BATCH)
 
 
 def _installed_minilm() -> str:

@@ -19,7 +19,17 @@ from bpo_integrations.guards.text import words
 from bpo_integrations.prompt_kinds import kind_of
 from bpo_integrations.result import Mode, OptimizedPrompt
 from bpo_train.data.rows import Row, read_rows
-from bpo_train.evaluation.records import ANSWERS, BASELINE, PROMPTS, VERDICTS, Answer, TestPrompt, Verdict, read_records
+from bpo_train.evaluation.records import (
+    ANSWERS,
+    BASELINE,
+    PROMPTS,
+    VERDICTS,
+    Answer,
+    Choice,
+    TestPrompt,
+    Verdict,
+    read_records,
+)
 from bpo_train.evaluation.winrate import outcomes, pairings
 
 MODES: dict[str, Mode] = {"augmented": "augment", "rewritten": "rewrite"}
@@ -175,7 +185,10 @@ def together(parts: Sequence[Examples]) -> Examples:
 # -- shadow logs -------------------------------------------------------------------------------------------------------
 
 SHADOW = "shadow"
-"""What shadow logs are called as a test set, and their outcomes as a judge."""
+"""What shadow logs are called as a test set and as an arm, and their outcomes as a judge."""
+
+CHOICES: dict[int, tuple[Choice, Choice]] = {1: ("A", "B"), 0: ("C", "C"), -1: ("B", "A")}
+"""An outcome as the verdicts in the orders AB and BA."""
 
 
 def from_shadow(path: Path) -> Examples:
@@ -202,9 +215,7 @@ def from_shadow(path: Path) -> Examples:
     if not verdicts:
         msg = f"No line of {path} has an outcome."
         raise ConfigurationError(msg, hint="Add outcome: 1, 0 or -1, from your own A/B test or from thumbs.")
-    arm = answers[0].arm
-    found = from_records(prompts, [replace(answer, arm=arm) for answer in answers], verdicts, arm=arm)
-    return replace(found, judge="outcomes of shadow logs")
+    return replace(from_records(prompts, answers, verdicts, arm=SHADOW), judge="outcomes of shadow logs")
 
 
 def shadow_records(
@@ -243,9 +254,9 @@ def shadow_records(
         )
         outcome = _outcome(row.get("outcome"), f"{where}, row {number}")
         if outcome is not None:
-            choice, other = {1: ("A", "B"), -1: ("B", "A"), 0: ("C", "C")}[outcome]
-            verdicts.append(Verdict(id_, "AB", choice, arm=SHADOW, judge=SHADOW))  # type: ignore[arg-type]
-            verdicts.append(Verdict(id_, "BA", other, arm=SHADOW, judge=SHADOW))  # type: ignore[arg-type]
+            choice, other = CHOICES[outcome]
+            verdicts.append(Verdict(id_, "AB", choice, arm=SHADOW, judge=SHADOW))
+            verdicts.append(Verdict(id_, "BA", other, arm=SHADOW, judge=SHADOW))
     return prompts, answers, verdicts
 
 

@@ -148,7 +148,7 @@ def read_records(path: Path, kind: type[Record]) -> list[Record]:
     Raises:
         ConfigurationError: There is no such file, a line is no such record, or two lines are about the same.
     """
-    if not path.is_file():
+    if not path.exists() or path.is_dir():  # a pipe will do
         msg = f"There is no file {path}."
         raise ConfigurationError(msg, hint="Give the file, or the output folder of bpo-train evaluate.")
     found: list[Record] = []

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from bpo_integrations.errors import MissingExtraError
@@ -25,13 +26,14 @@ FORMS: dict[str, tuple[str, str, str]] = {
 """By form: the hub's name of the library, the kind of spec that loads it, and what it is."""
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_METRICS = {
-    "train_loss": "loss on the training rows, mean over the run",
-    "eval_loss": "loss on the held-out rows",
+_SFT_METRICS = {
+    "train_loss": "loss on the training rows, nats a token, mean over the run",
+    "eval_loss": "loss on the held-out rows, nats a token",
     "eval_violations": "share of generations on held-out prompts that a guard rejects",
     "eval_unchanged": "share of held-out prompts that are left as they are",
-    "eval_generations": "held-out prompts that were generated for",
 }
+_NO_FIGURE = re.compile(r"_(runtime|per_second|num_tokens)$|^eval_generations$|^epoch$")
+"""Metrics that tell how long something took or how much there was, and nothing about the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +195,8 @@ def _training(run: Mapping[str, Any], heading: str) -> str:
         return f"## Training{heading}\n\nUnknown: the run does not say its hyper-parameters."
     text = f"`bpo-train {stage}`" if stage else "Trained"
     text += f", {method}" if method else ""
+    if start := run.get("start"):
+        text += f", from the adapter {Path(str(start)).name}"
     if isinstance(training, Mapping):
         facts = [
             f"{_number(training[name])} {words}"
@@ -214,11 +218,14 @@ def _figures(run: Mapping[str, Any], heading: str) -> str:
     metrics = run.get("metrics")
     if not run:
         return f"## Figures{heading}\n\nUnknown: the run left no run.json."
-    known = [name for name in _METRICS if isinstance(metrics, Mapping) and isinstance(metrics.get(name), int | float)]
-    if not isinstance(metrics, Mapping) or not known:
+    words = _SFT_METRICS if run.get("stage", "sft") == "sft" else {}
+    lines = [
+        (words.get(name, f"`{name}`"), f"{value:.4g}")
+        for name, value in (metrics.items() if isinstance(metrics, Mapping) else ())
+        if isinstance(value, int | float) and not _NO_FIGURE.search(name)
+    ]
+    if not lines:
         return f"## Figures{heading}\n\nNothing was measured in this run."
-    units = {"train_loss": " nats a token", "eval_loss": " nats a token"}
-    lines = [(_METRICS[name], f"{metrics[name]:.4g}{units.get(name, '')}") for name in known]
     return (
         f"## Figures{heading}\n\nMeasured at the end of the training, on the model as it was trained; what is stored "
         f"here in fewer bits was not measured again.\n\n{table(['figure', 'value'], lines)}"

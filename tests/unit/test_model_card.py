@@ -17,7 +17,7 @@ RECORD = Record(
     name="mine", mode="augment", format=AUGMENT_FORMAT, base="some/base", languages=("en", "de"), empty_threshold=0.6
 )
 RUN: dict[str, Any] = {
-    "stage": "dpo",
+    "stage": "sft",
     "mode": "augment",
     "method": "lora",
     "base": "some/base",
@@ -66,8 +66,8 @@ def test_what_the_run_says_is_in_the_card() -> None:
         "| CC-BY-NC-4.0 | 100 |",
         "| `learning_rate` | 0.0008 |",
         "| `lora_target_modules` | q_proj, v_proj |",
-        "`bpo-train dpo`, lora: 380 steps, 8 rows a step, 2 epochs, 50 trainable parameters (5.0%)",
-        "| loss on the held-out rows | 3.089 nats a token |",
+        "`bpo-train sft`, lora: 380 steps, 8 rows a step, 2 epochs, 50 trainable parameters (5.0%)",
+        "| loss on the held-out rows, nats a token | 3.089 |",
         "trl 1.16.0, torch 2.13.0",
         "**100 of the rows come from sources that forbid commercial use.**",
         "**Of 19 of the rows the licence is unknown.**",
@@ -83,6 +83,14 @@ def test_what_nobody_knows_is_named_and_no_figure_is_made_up() -> None:
     assert "license" not in text.split("---")[1]
     assert "not stated by who exported it" in text
     assert "Not claimed" in text
+
+
+def test_the_figures_of_preference_training_have_its_own_names() -> None:
+    run = {**RUN, "stage": "dpo", "start": "/home/me/runs/first", "metrics": {"eval_rewards/margins": 0.25}}
+    text = render(Card(RECORD, "adapter", "bfloat16", [run]))
+    assert "| `eval_rewards/margins` | 0.25 |" in text
+    assert "`bpo-train dpo`, lora, from the adapter first: 380 steps" in text
+    assert "/home/me" not in text
 
 
 def test_a_base_that_is_no_hub_id_is_not_in_the_metadata() -> None:

@@ -1,0 +1,89 @@
+"""The shipped adapter, exported in every form, says what it says to the trainer: 20 prompts, 24 tokens each, greedy."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("peft", reason="needs the extra 'train'")
+import torch
+
+from bpo_integrations import load_rewriter
+from bpo_integrations.decoding import Decoding
+from bpo_integrations.engines.base import Request
+from bpo_integrations.engines.causal_lm import ChatTokenizer, load_causal_lm
+from bpo_integrations.rewriter import Record
+from bpo_train.export import Export, export
+
+pytestmark = [pytest.mark.model, pytest.mark.data, pytest.mark.slow]
+
+NEW_TOKENS = 24
+
+
+@pytest.fixture(scope="module")
+def adapter(root: Path) -> Path:
+    return root / "bpo_integrations" / "models" / "rewrite"
+
+
+@pytest.fixture(scope="module")
+def prompts(data_dir: Path) -> list[str]:
+    with (data_dir / "testsets" / "vicuna_eval.jsonl").open(encoding="utf-8") as lines:
+        return [json.loads(line)["text"] for line in lines][:20]
+
+
+@pytest.fixture(scope="module")
+def trained(adapter: Path, prompts: list[str]) -> list[str]:
+    """What the trainer's model says: the adapter beside the base's weights, transformers' own greedy search."""
+    from peft import PeftModel
+
+    model, tokenizer = load_causal_lm("embedded")
+    whole: Any = PeftModel.from_pretrained(model, str(adapter)).eval()
+    chat, end = ChatTokenizer(tokenizer), int(tokenizer.eos_token_id)  # type: ignore[arg-type]
+    form, found = Record.read(adapter).format, []
+    for prompt in prompts:
+        ids = torch.tensor([chat.render(form.messages(prompt))])
+        mask, limit = torch.ones_like(ids), {"max_new_tokens": NEW_TOKENS, "pad_token_id": end}
+        output = whole.generate(input_ids=ids, attention_mask=mask, do_sample=False, **limit)
+        found.append(tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True))
+    return found
+
+
+def says(spec: str, prompts: list[str], **options: Any) -> list[str]:
+    rewriter = load_rewriter(spec, **options)
+    requests = [Request(tuple(rewriter.record.format.messages(prompt)), NEW_TOKENS) for prompt in prompts]
+    found = [row[0].text for row in rewriter.engine.generate(requests, Decoding())]
+    rewriter.close()
+    return found
+
+
+def test_the_exact_forms_say_the_same_token_for_token(
+    adapter: Path, prompts: list[str], trained: list[str], tmp_path: Path
+) -> None:
+    done = export(Export([adapter], tmp_path / "out", ("adapter", "merged", "gguf"), gguf_type="f32"))
+    assert len(set(trained)) == 20
+    assert says(f"hf:{done['adapter']}", prompts) == trained
+    assert says(f"hf:{done['merged']}", prompts) == trained
+    assert says(f"gguf:{done['gguf']}", prompts, compute_type="float32", cache_dir=tmp_path / "cache") == trained
+
+
+def test_the_forms_of_eight_bits_say_something_like_it(
+    adapter: Path, prompts: list[str], trained: list[str], tmp_path: Path, record_property: Any
+) -> None:
+    """In int8 greedy texts depend on the processor; how many words at the beginning agree is reported."""
+    done = export(Export([adapter], tmp_path / "out", ("ct2", "gguf")))
+    for form, options in (("ct2", {}), ("gguf", {"compute_type": "float32", "cache_dir": tmp_path / "cache"})):
+        found = says(f"{form}:{done[form]}", prompts, **options)  # type: ignore[index]
+        assert all(found)
+        shares = [common(one.split(), other.split()) for one, other in zip(found, trained, strict=True)]
+        record_property(f"{form}: share of the leading words that agree", round(sum(shares) / len(shares), 3))
+        record_property(f"{form}: texts that agree, of 20", sum(share == 1 for share in shares))
+        assert sum(shares) / len(shares) > 0.2
+
+
+def common(one: list[str], other: list[str]) -> float:
+    """Return the share of `other` that `one` begins with."""
+    same = next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    return same / max(1, len(other))

@@ -14,6 +14,13 @@ from bpo_train.evaluation.kinds import ADDED, added_kind, added_text
 
 ASKED = "Tell me about volcanoes."
 
+READ = {
+    "hint": "609 1177 1376 681 447 808 784 1364 1163 550 199 1731 1748 244 801",
+    "explanation": "793 583 469 281 714 1380 1512 578 1555 1242 70 465 287 1325 466 484 1754",
+    "elaboration": "479 357 1634 6 1234 420 1258 953 214 630 496 175 1385 1085 1473 1336 189 518",
+}
+"""50 additions of the data, drawn at random, by what one reader took each for before the rules were asked: ids."""
+
 
 @pytest.mark.parametrize(
     ("kind", "addition"),
@@ -85,3 +92,12 @@ def test_additions_of_the_data_are_of_all_four_kinds(data_dir: Path) -> None:
     assert found["nothing"] == sum(not row["addition"] for row in rows)
     assert all(found[kind] >= 20 for kind in ("explanation", "elaboration", "hint", "safety"))
     assert found["rewording"] < 20
+
+
+@pytest.mark.data
+def test_the_rules_agree_with_a_reader_on_three_of_four_additions(data_dir: Path) -> None:
+    rows = {str(row["id"]): row for row in read_rows(data_dir / "additions.jsonl")}
+    read = [(kind, rows[id_]) for kind, ids in READ.items() for id_ in ids.split()]
+    agree = [kind == added_kind(row["prompt"], f"{row['prompt']} {row['addition']}") for kind, row in read]
+    assert len(agree) == 50
+    assert sum(agree) == 39  # docs/winrate.md says so; the others are mostly hints against elaborations

@@ -108,8 +108,8 @@ class CompletionLossTrainer(SFTTrainer):
     ) -> tuple[Any, Any, Any]:
         """As `SFTTrainer`'s; notes each batch's loss with its tokens."""
         found: tuple[Any, Any, Any] = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
-        tokens = (inputs["labels"][:, 1:] != IGNORED).sum()
-        self._evaluated += torch.stack([found[0].detach().double() * tokens, tokens.double()]).cpu()
+        tokens = int((inputs["labels"][:, 1:] != IGNORED).sum())
+        self._evaluated += torch.tensor([float(found[0]) * tokens, tokens], dtype=torch.float64)
         return found
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:

@@ -48,12 +48,22 @@ RUN_FILE = "run.json"
 RUN_SCHEMA = 1
 
 PACKAGES = ("bpo-integrations", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
-_PRIVATE = ("token", "_dir", "run_name", "hub_", "push_to_hub", "trackio", "project", "mlflow")
+_PRIVATE = ("token", "_dir", "run_name", "hub_", "push_to_hub", "trackio", "project", "mlflow", "report_to")
+_DULL = (
+    "accelerator_config",
+    "activation_checkpointing",
+    "dataset_kwargs",
+    "debug",
+    "disable_tqdm",
+    "do_eval",
+    "use_cpu",
+)
 _ALWAYS = (
     *("learning_rate", "lr_scheduler_type", "warmup_steps", "num_train_epochs", "max_length", "optim", "adam_beta1"),
     *("adam_beta2", "adam_epsilon", "weight_decay", "max_grad_norm", "per_device_train_batch_size", "seed"),
     *("gradient_accumulation_steps", "train_sampling_strategy", "gradient_checkpointing", "bf16"),
 )
+_OF_LORA = ("lora_r", "lora_alpha", "lora_dropout")
 
 
 def write_run(folder: Path, run: Mapping[str, Any]) -> None:
@@ -201,11 +211,12 @@ def hyperparameters(*configs: Any) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for config in configs:
+        adapted = getattr(config, "use_peft", False)
         for name, field in config.__dataclass_fields__.items():
             value = getattr(config, name)
             default = field.default_factory() if callable(field.default_factory) else field.default
-            shown = name in _ALWAYS or value != default
-            if field.init and shown and not any(part in name for part in _PRIVATE):
+            shown = value != default or name in (_ALWAYS + _OF_LORA if adapted else _ALWAYS)
+            if field.init and shown and name not in _DULL and not any(part in name for part in _PRIVATE):
                 found[name] = _plain(value)
     return dict(sorted(found.items()))
 

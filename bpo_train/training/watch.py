@@ -84,7 +84,7 @@ def optimize(model: Any, tokenizer: Any, prompts: Sequence[str], *, mode: Mode, 
         jobs.append(Job(index, tuple(ids), max(1, min(longest, context - len(ids))), 0))
     jobs.sort(key=lambda job: len(job.ids))
     found: dict[int, list[Candidate]] = {}
-    with _for_inference(model), torch.inference_mode():
+    with _for_inference(model), torch.no_grad():  # not inference_mode: some models keep buffers from a forward pass
         for at in range(0, len(jobs), ROWS):
             found |= decode(running, jobs[at : at + ROWS], DECODINGS[mode], lambda index: False)
     return [found[index][0] for index in range(len(prompts))]

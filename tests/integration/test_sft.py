@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -15,12 +16,13 @@ import torch
 from safetensors.torch import load_file
 from toy_llama import ROWS, sft_options, write_rows, write_toy
 
-from bpo_integrations.errors import ConfigurationError
+from bpo_integrations.cli.exits import FileError
+from bpo_integrations.errors import ConfigurationError, EngineError
 from bpo_integrations.templates import AUGMENT_FORMAT
 from bpo_train.training.loss import CompletionLossTrainer, EpochSampler
 from bpo_train.training.rows import Example, encode, render, split_examples, to_dataset
 from bpo_train.training.run import read_run
-from bpo_train.training.sft import main
+from bpo_train.training.sft import failures, main
 
 
 @pytest.fixture(scope="module")
@@ -260,6 +262,30 @@ def test_a_wrong_option_is_refused(
     with pytest.raises(ConfigurationError, match=says):
         main(sft_options(toy, data, tmp_path, *options))
     assert not (tmp_path / "run.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "says"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), FileError, "Free some space. The same command goes on"),
+        (RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"), FileError, "disk is full"),
+        (torch.OutOfMemoryError("CUDA out of memory"), EngineError, "Halve --per_device_train_batch_size"),
+    ],
+)
+def test_a_full_disk_and_a_full_gpu_say_what_to_do(error: Exception, kind: type[Exception], says: str) -> None:
+    with pytest.raises(kind, match=says), failures():
+        raise error
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_it_trains_in_bf16_and_the_loss_falls(toy: Path, data: Path, tmp_path: Path) -> None:
+    main(sft_options(toy, data, tmp_path, "--max_steps", "8", "--learning_rate", "0.01"))
+    run = read_run(tmp_path)
+    assert (run["device"]["kind"], run["device"]["bf16"]) == ("cuda", True)
+    history = json.loads((tmp_path / "checkpoint-8" / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+    losses = [entry["loss"] for entry in history if "loss" in entry]
+    assert losses[-1] < losses[0]
+    assert run["metrics"]["eval_loss"] < losses[0]
 
 
 def test_the_command_says_an_error_in_one_line(toy: Path, data: Path, tmp_path: Path) -> None:

@@ -185,8 +185,10 @@ def _finish(summary: dict[str, Any], options: dict[str, Any], checked: dict[str,
     for result in report["results"]:
         low, high = result["delta_ci95"]
         found = f"{result['win']:.1f}% win, {result['tie']:.1f}% tie, {result['loss']:.1f}% loss"
-        delta = f"delta {result['delta']:+.1f} ({low:+.1f} to {high:+.1f})"
-        click.echo(f"{result['arm']} against {result['baseline']}: {found}; {delta}, n {result['n']}")
+        delta = f"delta {result['delta']:+.1f} ({low:+.1f} to {high:+.1f}), n {result['n']}"
+        first = result["judge_reading"]["first"]
+        place = "" if first is None else f"; {first:.0f}% of the verdicts name the first answer"
+        click.echo(f"{result['arm']} against {result['baseline']}: {found}; {delta}{place}")
         click.echo(f"  {result['sentences'][0]}")
     click.echo(spent)
     if options["fail_below"] is not None:

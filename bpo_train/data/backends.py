@@ -44,6 +44,7 @@ def open_backend(
     max_tokens: int = 1024,
     timeout: float = 120.0,
     base: str | None = None,
+    key: str | None = None,
 ) -> Backend:
     """Return the way to the model that a spec names.
 
@@ -56,6 +57,7 @@ def open_backend(
         max_tokens: Most tokens of an answer.
         timeout: Seconds that a request may take; a model in this process takes as long as it takes.
         base: For an adapter of `hf:` or `vllm:`, the base to put it on, instead of the one that it names.
+        key: The key of an OpenAI-compatible server; None takes `BPO_API_KEY`, then `OPENAI_API_KEY`.
 
     Raises:
         MissingExtraError: A package that it needs is not installed.
@@ -70,7 +72,7 @@ def open_backend(
         return BatchBackend(chat_engine(spec, base=base), temperature, max_tokens)
     if base_url is not None or (kind == "openai" and name):
         model = name if kind == "openai" and name else spec
-        return ServerBackend(model, base_url, temperature, max_tokens, timeout)
+        return ServerBackend(model, base_url, temperature, max_tokens, timeout, key)
     return ChatModelBackend(_chat_model(spec), temperature, max_tokens, timeout)
 
 
@@ -86,18 +88,27 @@ class ServerBackend:
         temperature: As in `open_backend`.
         max_tokens: As in `open_backend`.
         timeout: As in `open_backend`.
+        key: As in `open_backend`.
 
     Raises:
         MissingExtraError: aiohttp is not installed.
         ConfigurationError: There is no key, or the address is none.
     """
 
-    def __init__(self, model: str, base_url: str | None, temperature: float, max_tokens: int, timeout: float) -> None:
+    def __init__(
+        self,
+        model: str,
+        base_url: str | None,
+        temperature: float,
+        max_tokens: int,
+        timeout: float,
+        key: str | None = None,
+    ) -> None:
         check_packages(("aiohttp",), extra="train")
         url = base_url or os.environ.get("OPENAI_BASE_URL")
-        key = os.environ.get("BPO_API_KEY") or os.environ.get("OPENAI_API_KEY")
+        key = key or os.environ.get("BPO_API_KEY") or os.environ.get("OPENAI_API_KEY")
         if url is None and not key:
-            msg = f"The annotator openai:{model} needs a key."
+            msg = f"The model openai:{model} needs a key."
             raise ConfigurationError(msg, hint="Set OPENAI_API_KEY, or give --base-url for a server of your own.")
         self._url = OPENAI if url is None else _checked_url(url).rstrip("/")
         self._headers = {"Authorization": f"Bearer {key or NO_KEY}"}
@@ -258,9 +269,8 @@ class EngineBackend:
         request = Request(tuple(messages), max_new_tokens=self._max_tokens)
         decoding = Decoding(temperature=self._temperature, n=n if self._temperature else 1)
         try:
-            # Counting loads the weights where that is the first thing done.
-            read = await asyncio.to_thread(self.engine.count_tokens, [message["content"] for message in messages])
             found, seconds = await self.candidates(request, decoding)
+            read = sum(self.engine.count_tokens([message["content"] for message in messages]))
         except ConfigurationError:
             raise
         except BPOError as error:
@@ -268,7 +278,7 @@ class EngineBackend:
         return Completion(
             tuple(candidate.text for candidate in found),
             tuple(candidate.finish_reason == "stop" for candidate in found),
-            sum(read),
+            read,
             sum(candidate.tokens for candidate in found),
             seconds,
         )

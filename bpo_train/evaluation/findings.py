@@ -145,12 +145,12 @@ def warnings(counts: Counts) -> list[str]:
     for row in of_arms.values():
         totals.update(row)
     for name, text in (
-        ("not_optimized", "{} prompts could not be optimized, and are left out of their arm."),
-        ("unanswered", "{} prompts have no answer, because the LLM failed, and are left out of their arm."),
-        ("empty", "{} answers are empty; they are judged as they are."),
-        ("cut_off", "{} answers were cut off at the limit of tokens."),
-        ("unreadable", "{} verdicts could not be read, and count as ties."),
-        ("judge_failed", "{} verdicts are missing, because the judge failed, and count as ties."),
+        ("not_optimized", "Prompts that could not be optimized: {}; they are left out of their arm."),
+        ("unanswered", "Prompts without an answer, because the LLM failed: {}; they are left out of their arm."),
+        ("empty", "Empty answers: {}; they are judged as they are."),
+        ("cut_off", "Answers cut off at the limit of tokens: {}."),
+        ("unreadable", "Verdicts that could not be read: {}; they count as ties."),
+        ("judge_failed", "Verdicts that are missing, because the judge failed: {}; they count as ties."),
     ):
         if totals[name]:
             found.append(text.format(totals[name]))

@@ -73,6 +73,9 @@ def load_testset(spec: str | Path, *, name: str | None = None) -> list[TestPromp
             msg = f"There is no test set in the folder {path}."
             raise ConfigurationError(msg, hint=f"Put a file there: {', '.join(FORMATS)}.")
         return _distinct([prompt for found in sets for prompt in found])
+    if not path.exists() and "/" not in text:
+        msg = f"There is no test set {text}."
+        raise ConfigurationError(msg, hint=f"Name one of {', '.join(PAPER_SETS)}, a file, a folder or an address.")
     return _prompts(read_rows(spec), name or stem(path), text)
 
 

@@ -7,6 +7,7 @@ and counted apart. Nothing is dropped. What the verdicts say together is `winrat
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,9 @@ from bpo_train.evaluation.steps import Step, Terms, content
 
 REWARD = "reward:"
 """What the spec of a reward model begins with."""
+
+KEY = "BPO_JUDGE_API_KEY"
+"""The environment's key of the judge's server, where it is not the one that other models' servers get."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +83,6 @@ def open_judge(
     *,
     style: str = "pairwise",
     base_url: str | None = None,
-    base: str | None = None,
     limits: Limits | None = None,
     max_tokens: int = 1024,
     timeout: float = 120.0,
@@ -90,8 +93,7 @@ def open_judge(
     Args:
         spec: `reward:FOLDER`, a reward model; else as for `backends.open_backend`.
         style: For an LLM: `pairwise` or `ranking`.
-        base_url: As for `open_backend`.
-        base: As for `open_backend`.
+        base_url: As for `open_backend`; the server's key may be in `BPO_JUDGE_API_KEY`.
         limits: What the requests keep to.
         max_tokens: Most tokens of what the LLM says.
         timeout: Seconds that a request may take.
@@ -111,7 +113,14 @@ def open_judge(
     from bpo_train.data.backends import open_backend
 
     checked = check_style(style)
-    backend = open_backend(spec, base_url=base_url, temperature=0.0, max_tokens=max_tokens, timeout=timeout, base=base)
+    backend = open_backend(
+        spec,
+        base_url=base_url,
+        temperature=0.0,
+        max_tokens=max_tokens,
+        timeout=timeout,
+        key=os.environ.get(KEY),
+    )
     return LLMJudge(Annotator(backend, limits), spec, checked, max_tokens=max_tokens)
 
 

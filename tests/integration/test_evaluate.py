@@ -255,7 +255,7 @@ def test_a_model_that_says_nothing_is_judged_as_such(source: Path, tmp_path: Pat
         done = run(server, source, tmp_path / "out", arms="placebo")
     assert done.returncode == 0, done.stderr
     assert "100.0% loss" in done.stdout
-    assert "12 answers are empty" in done.stderr
+    assert "Empty answers: 12" in done.stderr
     assert [row["answer"] for row in rows_of(tmp_path / "out" / "answers.jsonl")].count("") == 12
 
 
@@ -270,7 +270,7 @@ def test_verdicts_that_cannot_be_read_are_asked_for_again_and_then_counted_as_ti
         assert set(server.of("judge").values()) == {3}
         assert "Write [[A]], [[B]] or [[C]]" in str(server.server.bodies[-1]["messages"][-1])
     assert done.returncode == 0, done.stderr
-    assert "24 verdicts could not be read" in done.stderr
+    assert "Verdicts that could not be read: 24" in done.stderr
     assert [row["verdict"] for row in rows_of(tmp_path / "out" / "verdicts.jsonl")] == [None] * 24
     assert "100.0% tie" in done.stdout
 
@@ -319,6 +319,18 @@ def test_a_wrong_key_is_one_line_and_loses_nothing(
         assert {server.answered[key] for key in answered} == {1}
 
 
+def test_the_judges_server_may_have_a_key_of_its_own(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BPO_API_KEY", "llms")
+    monkeypatch.setenv("BPO_JUDGE_API_KEY", "judges")
+    with llm_server(key="llms") as llm, llm_server(key="judges") as judge:
+        given = ("--judge-base-url", judge.base_url, "--limit", "2")
+        assert run(llm, source, tmp_path / "out", *given, arms="placebo").returncode == 0
+        assert len(llm.of("answer")) == 4
+        assert len(judge.of("judge")) == 4
+
+
 def test_an_llm_that_fails_for_good_on_a_prompt_is_counted_and_can_be_asked_again(source: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     with llm_server() as server:
@@ -333,7 +345,7 @@ def test_an_llm_that_fails_for_good_on_a_prompt_is_counted_and_can_be_asked_agai
         server.server.answer = reply
         done = run(server, source, output, arms="placebo")
         assert done.returncode == 0, done.stderr
-        assert "1 prompts have no answer" in done.stderr
+        assert "Prompts without an answer, because the LLM failed: 1" in done.stderr
         assert "--retry-failed" in done.stderr
         assert summary_of(output)["arms"]["original"]["unanswered"] == 1
         assert len(rows_of(output / "verdicts.jsonl")) == 22

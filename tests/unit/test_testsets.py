@@ -153,6 +153,8 @@ def test_what_is_wrong_is_said_with_its_row(tmp_path: Path, rows: list[Any], say
 def test_what_is_no_set_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="no file or folder"):
         load_testset(tmp_path / "none.jsonl")
+    with pytest.raises(ConfigurationError, match=r"no test set vicuna\. Name one of vicuna_eval"):
+        load_testset("vicuna")
     with pytest.raises(ConfigurationError, match="no test set in the folder"):
         load_testset(tmp_path)
     with pytest.raises(ConfigurationError, match="There is no test set"):

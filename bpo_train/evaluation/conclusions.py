@@ -91,18 +91,20 @@ def remarks(costs: Iterable[Mapping[str, Any]], results: Iterable[Mapping[str, A
     found = []
     for arm in costs:
         if arm["empty"]:
-            found.append(f"{arm['arm']}: {arm['empty']} of {arm['answers']} answers are empty.")
+            found.append(f"Empty answers of {arm['arm']}: {arm['empty']} of {arm['answers']}.")
         if 100 * arm["unfinished"] >= CUT_OFF * arm["answers"] > 0:
-            found.append(f"{arm['arm']}: {arm['unfinished']} of {arm['answers']} answers were cut off at the limit.")
+            found.append(f"Answers of {arm['arm']} cut off at the limit: {arm['unfinished']} of {arm['answers']}.")
     for result in results:
-        name = f"{result['arm'] or 'arm'} by {result['judge']}" if result["judge"] else result["arm"] or "arm"
-        prompts = result["n"] + result["unjudged"]
+        name = f"{result['arm'] or 'the arm'} by {result['judge'] or 'the judge'}"
         if result["unjudged"]:
-            found.append(f"{name}: {result['unjudged']} of {prompts} prompts have no verdict, and are in no figure.")
+            prompts = result["n"] + result["unjudged"]
+            found.append(
+                f"Prompts without a verdict on {name}, and so in no figure: {result['unjudged']} of {prompts}."
+            )
         if result["one_order"]:
             found.append(
-                f"{name}: {result['one_order']} of {result['n']} prompts were judged in one order only, where a judge "
-                "that goes by position is not found out."
+                f"Prompts judged in one order only on {name}, where a preference for a position is not found out: "
+                f"{result['one_order']} of {result['n']}."
             )
     return found
 

@@ -246,7 +246,8 @@ def _parts(
 
 
 def _categories(prompts: Sequence[TestPrompt]) -> dict[str, str]:
-    """Return the category of each prompt, the set's name before it, as each set has categories of its own."""
-    found = {prompt.id: ": ".join(filter(None, (prompt.set, prompt.category))) for prompt in prompts}
+    """Return the category of each prompt; of several sets the set before it, as each has categories of its own."""
+    several = len({prompt.set for prompt in prompts}) > 1
+    found = {prompt.id: ": ".join(filter(None, (prompt.set * several, prompt.category))) for prompt in prompts}
     sizes = Counter(found.values())
     return {id_: label if sizes[label] >= FEWEST else SMALL for id_, label in found.items()}

@@ -13,7 +13,7 @@ from typing import Any, Final
 from bpo_integrations.errors import MissingExtraError
 from bpo_train.evaluation import figures
 from bpo_train.evaluation.conclusions import interval, points
-from bpo_train.evaluation.report_text import PARTS, about, judged_by, measured, named, percent, subsets
+from bpo_train.evaluation.report_text import PARTS, about, judged_by, measured, named, parts_of, percent, subsets
 
 TEMPLATE: Final = "report.html.j2"
 
@@ -66,6 +66,7 @@ def to_html(report: Mapping[str, Any]) -> str:
             part for result in report["results"] for part in result["by"]["words"] if part["n"] >= figures.FEW
         ),
         parts=PARTS,
+        parts_of=parts_of,
         added=ADDED,
         standings=STANDINGS,
         named=named,

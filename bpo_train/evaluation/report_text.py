@@ -84,6 +84,12 @@ def named(result: Mapping[str, Any]) -> str:
     return f"{arm}, judged by {result['judge']}" if result["judge"] else arm
 
 
+def parts_of(result: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
+    """Return a breakdown as it may be told: where the judge is too weak, it shows nothing."""
+    weak = result["standing"] == "weak"
+    return [{**part, "shown": part["shown"] and not weak} for part in result["by"][name]]
+
+
 def plain(text: str) -> str:
     r"""Return text that is only text in Markdown, on one line.
 
@@ -221,7 +227,7 @@ def percent(value: float | None) -> str:
 def _breakdowns(result: Mapping[str, Any]) -> str:
     tables = []
     for name, title in PARTS.items():
-        parts = result["by"][name]
+        parts = parts_of(result, name)
         if len(parts) < 2:
             continue
         rows = [

@@ -180,7 +180,12 @@ def test_below_sixty_percent_the_judge_is_too_weak_to_conclude(tmp_path: Path, a
     for text in (visible((tmp_path / "report.html").read_text()), (tmp_path / "report.md").read_text()):
         assert ("too weak to conclude" in text) is weak
         assert ("answers are better" in text) is not weak
+        assert bool(re.search(r" better | yes ", _where(text))) is not weak
         assert f"{agreement:.0f}%" in text
+
+
+def _where(text: str) -> str:
+    return text[text.index("By test set") : text.index("By category")]
 
 
 def test_a_check_of_another_judge_says_nothing_of_this_one(tmp_path: Path) -> None:
@@ -331,12 +336,12 @@ def test_answers_that_are_empty_or_cut_off_are_remarked_on(tmp_path: Path) -> No
     given += [Answer(prompt.id, "augment", f"{prompt.prompt} {ADD}", "word", finished=False) for prompt in of]
     report = write_report(folder(tmp_path, of, given, verdicts(of[:6], [1] * 6)))
     assert report["remarks"] == [
-        "original: 10 of 10 answers are empty.",
-        "augment: 10 of 10 answers were cut off at the limit.",
-        "augment by j: 4 of 10 prompts have no verdict, and are in no figure.",
+        "Empty answers of original: 10 of 10.",
+        "Answers of augment cut off at the limit: 10 of 10.",
+        "Prompts without a verdict on augment by j, and so in no figure: 4 of 10.",
     ]
     assert report["arms"][1]["ratio"]["words"] is None
-    assert "10 of 10 answers are empty" in visible((tmp_path / "report.html").read_text())
+    assert "Empty answers of original: 10 of 10." in visible((tmp_path / "report.html").read_text())
 
 
 @pytest.mark.parametrize("verdicts_too", [False, True])

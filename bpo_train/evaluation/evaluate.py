@@ -27,7 +27,7 @@ from bpo_train.evaluation.judge import Shown
 from bpo_train.evaluation.meta import meta_rewriter
 from bpo_train.evaluation.records import ANSWERS, PROMPTS, VERDICTS, Answer, Order, TestPrompt, Verdict, write_records
 from bpo_train.evaluation.respond import META_TOKENS, Sent, answered, asking, optimized, unoptimized
-from bpo_train.evaluation.steps import Step, Terms
+from bpo_train.evaluation.steps import Step, Terms, weights
 from bpo_train.evaluation.verdicts import Judge, Judged
 
 FOLDERS = ("prompts", "answers", "verdicts")
@@ -126,15 +126,9 @@ class Evaluation:
         """
         limits = limits or Limits()
         started = time.monotonic()
-        own = {"command": "evaluate", "llm": self.llm, "temperature": self.temperature, "max_tokens": self.max_tokens}
         try:
             with ExitStack() as opened:
-                steps = {
-                    name: opened.enter_context(
-                        Step(self.output / name, own if name == "answers" else {"command": "evaluate"})
-                    )
-                    for name in FOLDERS
-                }
+                steps = {name: opened.enter_context(Step(self.output / name, self._options(name))) for name in FOLDERS}
                 spent = sum(step.usage.tokens for step in steps.values())
                 terms = Terms(Budget(self.budget_tokens, spent), limits.concurrency, self.retry_failed, progress)
                 write_records(self.output / PROMPTS, self.prompts)
@@ -152,6 +146,13 @@ class Evaluation:
         finally:
             await backend.close()
             await self.judge.close()
+
+    def _options(self, step: str) -> dict[str, Any]:
+        """Return what all results of a step depend on; what only some do is in their content."""
+        if step != "answers":
+            return {"command": "evaluate"}
+        named = {name: getattr(self, name) for name in ("llm", "temperature", "max_tokens")}
+        return {"command": "evaluate", **named, "weights": weights(self.llm)}
 
     async def _work(self, annotator: Annotator, steps: dict[str, Step], terms: Terms) -> Counts:
         counts = Counts(self.llm, self.judge.name, self.judge.positional, self.prompts, [arm.name for arm in self.arms])
@@ -176,7 +177,7 @@ class Evaluation:
         meta = meta_rewriter(annotator, self.llm, arm.mode or "rewrite") if arm.kind == "meta" else None
         optimizer = arm.optimizer(meta or self.model, seed=self.seed)
         try:
-            return await optimized(arm, self.prompts, optimizer, step, terms)
+            return await optimized(arm, self.prompts, optimizer, step, terms, of=arm.model or self.model)
         finally:
             if arm.model or isinstance(self.model, str):  # one that was given stays its owner's
                 optimizer.close()

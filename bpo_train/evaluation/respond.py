@@ -18,6 +18,7 @@ from bpo_integrations.errors import ConfigurationError, OptimizationError, in_a_
 from bpo_integrations.joint import join
 from bpo_integrations.optimizer import PromptOptimizer
 from bpo_integrations.result import OptimizedPrompt
+from bpo_integrations.rewriter import Rewriter
 from bpo_integrations.templates import Message
 from bpo_train.data.journal import Entry, Status
 from bpo_train.data.llm import Annotator, RowFailedError, Usage, estimated
@@ -25,7 +26,7 @@ from bpo_train.data.work import Ended, Item
 from bpo_train.evaluation.arms import PLACEBO, Arm
 from bpo_train.evaluation.meta import counting
 from bpo_train.evaluation.records import Answer, TestPrompt
-from bpo_train.evaluation.steps import Step, Terms, content
+from bpo_train.evaluation.steps import Step, Terms, content, weights
 
 BLOCK = 32
 """Prompts that an engine which is faster with batches gets in one call."""
@@ -68,7 +69,13 @@ def unoptimized(arm: Arm, prompts: Iterable[TestPrompt]) -> list[Sent]:
 
 
 async def optimized(
-    arm: Arm, prompts: Sequence[TestPrompt], optimizer: PromptOptimizer, step: Step, terms: Terms
+    arm: Arm,
+    prompts: Sequence[TestPrompt],
+    optimizer: PromptOptimizer,
+    step: Step,
+    terms: Terms,
+    *,
+    of: str | Rewriter = "",
 ) -> tuple[list[Sent], Ended]:
     """Send prompts through an arm that has a rewriter.
 
@@ -78,6 +85,7 @@ async def optimized(
         optimizer: The arm's.
         step: Where results are kept.
         terms: What holds for the run; its concurrency counts where each prompt is a request.
+        of: The rewriter's spec, where it has one: weights that changed in a folder are other weights.
 
     Returns:
         What is sent, without the prompts that failed, and how it ended.
@@ -87,7 +95,7 @@ async def optimized(
     """
     batches = optimizer.rewriter.engine.traits.coalesce
     size = BLOCK if batches else 1
-    items = list(_blocks(arm, prompts, optimizer, size))
+    items = list(_blocks(arm, prompts, optimizer, size, weights(of) if isinstance(of, str) else ""))
     own = terms if not batches else Terms(terms.budget, 1, terms.retry_failed, terms.progress)
 
     async def work(item: Item[tuple[str, ...]]) -> Entry:
@@ -108,9 +116,11 @@ async def optimized(
 
 
 def _blocks(
-    arm: Arm, prompts: Sequence[TestPrompt], optimizer: PromptOptimizer, size: int
+    arm: Arm, prompts: Sequence[TestPrompt], optimizer: PromptOptimizer, size: int, weights: str
 ) -> Iterator[Item[tuple[str, ...]]]:
-    how = json.dumps(arm.settings() | {"decoding": repr(optimizer.decoding), "gate": repr(optimizer.gate)})
+    how = json.dumps(
+        arm.settings() | {"decoding": repr(optimizer.decoding), "gate": repr(optimizer.gate), "weights": weights}
+    )
     for block in _batched(prompts, size):
         texts = tuple(prompt.prompt for prompt in block)
         yield content(block[0].id, texts, arm.kind, how, optimizer.rewriter.id, __version__, *texts)

@@ -17,7 +17,7 @@ from bpo_train.data.journal import Entry
 from bpo_train.data.llm import Usage
 from bpo_train.data.work import Ended, Item
 from bpo_train.evaluation.judge import Shown, Which
-from bpo_train.evaluation.steps import Step, Terms, content
+from bpo_train.evaluation.steps import Step, Terms, content, weights
 from bpo_train.evaluation.verdicts import REWARD, Judged
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class RewardJudge:
         ]
         scored = list(dict.fromkeys(wanted))
         blocks = [scored[start : start + BLOCK] for start in range(0, len(scored), BLOCK)]
-        how = f"{self.name} {_state(self._folder)}"
+        how = f"{self.name} {weights(self.name)}"
         items = [
             content(f"{number} answers", block, how, *(text for pair in block for text in pair))
             for number, block in enumerate(blocks)
@@ -111,9 +111,3 @@ class RewardJudge:
 
             self._model = RewardModel(self._folder)
         return self._model.score(pairs)
-
-
-def _state(folder: Path) -> str:
-    """Tell weights from others that lay in the same folder before."""
-    files = sorted((*folder.glob("*.safetensors"), folder / "config.json"))
-    return " ".join(f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files)

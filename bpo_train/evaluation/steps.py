@@ -6,6 +6,7 @@ that has a row of the same content: another arm, more prompts or another order c
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,10 @@ from bpo_train.data.llm import Budget, Limits, Usage
 from bpo_train.data.work import Ended, Item, Tally, work_off
 
 Row = TypeVar("Row")
+
+WEIGHTS = (".safetensors", ".bin", ".gguf", ".json")
+SAMPLES, SAMPLE_BYTES = 32, 4096
+"""Which files of a folder tell its weights from others, and how much of each is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,33 @@ def content(id: str, row: Row, *parts: str | None) -> Item[Row]:
     """
     told = digest(*parts)
     return Item(int(told, 16) >> 1, id, told, row)  # SQLite's whole numbers have a sign
+
+
+def weights(spec: str) -> str:
+    """Return what tells the weights of a folder from others that lay there before; empty where a spec names no folder.
+
+    Of each file count its name, its size and samples spread over it: a model that was trained anew differs there, a
+    copy does not.
+
+    Args:
+        spec: As for `open_backend`, `load_rewriter` or `open_judge`, such as `hf:runs/dpo`.
+
+    Example:
+        >>> weights("openai:gpt-4o")
+        ''
+    """
+    folder = Path(spec.partition(":")[2]).expanduser() if ":" in spec else None
+    if folder is None or not folder.is_dir():
+        return ""
+    told = hashlib.sha256()
+    for path in sorted(path for path in folder.iterdir() if path.suffix in WEIGHTS and path.is_file()):
+        size = path.stat().st_size
+        told.update(f"{path.name} {size}".encode())
+        with path.open("rb") as file:
+            for sample in range(SAMPLES):
+                file.seek(max(0, size - SAMPLE_BYTES) * sample // (SAMPLES - 1))
+                told.update(file.read(SAMPLE_BYTES))
+    return told.hexdigest()[:16]
 
 
 class Step:

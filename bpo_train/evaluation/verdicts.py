@@ -17,7 +17,7 @@ from bpo_train.data.journal import Entry
 from bpo_train.data.llm import Annotator, Limits, RowFailedError, Usage, estimated
 from bpo_train.data.work import Ended, Item
 from bpo_train.evaluation.judge import PARSERS, TRIES, Shown, Style, Which, again, check_style, fingerprint, messages
-from bpo_train.evaluation.steps import Step, Terms, content
+from bpo_train.evaluation.steps import Step, Terms, content, weights
 
 REWARD = "reward:"
 """What the spec of a reward model begins with."""
@@ -142,7 +142,7 @@ class LLMJudge:
     def __init__(self, annotator: Annotator, spec: str, style: Style, *, max_tokens: int = 1024) -> None:
         self._annotator = annotator
         self._style: Style = style
-        self.how = f"{spec} {style} {fingerprint(style)} {max_tokens}"
+        self.how = f"{spec} {style} {fingerprint(style)} {max_tokens} {weights(spec)}".rstrip()
         self.name = f"{spec} ({style})"
 
     async def judge(self, pairs: Sequence[Shown], step: Step, terms: Terms) -> tuple[list[Judged | None], Ended]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from bpo_integrations.errors import ModelNotFoundError
 from bpo_train.cli_evaluation import evaluate
 from bpo_train.data.local import chat_engine
 from bpo_train.evaluation.records import Answer, Verdict, read_records
+from bpo_train.evaluation.steps import weights
 
 for package in ("torch", "transformers", "peft", "filelock", "jinja2", "scipy"):
     pytest.importorskip(package, reason="needs the extra 'train'")
@@ -86,6 +88,20 @@ def test_an_adapter_answers_on_the_base_that_it_names_or_that_is_given(toy: Path
         run(toy, source, tmp_path / name, "--arm", "placebo", "--limit", "3", *options)
         outputs[name] = [row.answer for row in read_records(tmp_path / name / "answers.jsonl", Answer)]
     assert outputs["adapter"] == outputs["given"] != outputs["whole"]
+
+
+def test_weights_that_changed_in_their_folder_are_another_model(toy: Path, source: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "model"
+    shutil.copytree(toy / "whole", copy)
+    same, output = weights(f"hf:{copy}"), tmp_path / "out"
+    assert same == weights(f"hf:{toy / 'whole'}") != weights(f"hf:{toy / 'adapter'}")
+    options = ("--arm", "placebo", "--limit", "2", "--llm", f"hf:{copy}")
+    run(toy, source, output, *options)
+    file = copy / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-8] + b"another!")
+    assert weights(f"hf:{copy}") != same
+    with pytest.raises(AssertionError, match="other options: weights"):
+        run(toy, source, output, *options)
 
 
 def test_a_model_that_is_not_there_is_said_at_once(tmp_path: Path) -> None:

@@ -5,11 +5,13 @@ Exit codes are those of `bpo_train.cli_data`.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import click
 
+from bpo_integrations.errors import ConfigurationError
 from bpo_train.cli_data import exits
 
 
@@ -37,6 +39,10 @@ from bpo_train.cli_data import exits
     metavar="MODEL",
     help="Sentence embeddings for likeness: a folder, a hub id or `minilm`; default: TF-IDF.",
 )
+@click.option("--llm", metavar="SPEC", help="An LLM that answers, so that a text is rejected for what it makes of it.")
+@click.option("--reward-model", metavar="DIR", help="Compares its answers.")
+@click.option("--judge", metavar="SPEC", help="An LLM that compares its answers instead.")
+@click.option("--margin", type=click.FloatRange(0), default=0.0, show_default=True, help="By which a text must lose.")
 @click.option("--per-prompt", type=click.IntRange(1), default=2, show_default=True, help="Most pairs of a prompt.")
 def mine(**options: Any) -> None:
     """Make preference pairs: the rows' own texts against what the model gets wrong.
@@ -62,9 +68,20 @@ def mine(**options: Any) -> None:
             seed=options["seed"],
             usual=options["usual"],
             per_prompt=options["per_prompt"],
+            margin=options["margin"],
         )
         near = embedding_similarity(options["embeddings"]) if options["embeddings"] else None
-        statistics = run(mining, near=near)
+        names = ("llm", "reward_model", "judge")
+        if any(options[name] for name in names) and not options["llm"]:
+            msg = "A reward model or a judge compares answers, and there is no LLM that answers."
+            raise ConfigurationError(msg, hint="Give --llm too.")
+        with ExitStack() as opened:
+            score = None
+            if options["llm"]:
+                from bpo_train.training.answers import answer_gain
+
+                score = opened.enter_context(answer_gain(options["mode"], **{name: options[name] for name in names}))
+            statistics = run(mining, near=near, score=score)
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in statistics["pairs_by_reason"].items())
         click.echo(f"{statistics['pairs']:,} pairs of {statistics['rows']:,} rows ({reasons or 'none'}).")
         click.echo(f"Written to {options['output']}.")

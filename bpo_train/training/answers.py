@@ -8,19 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
+from bpo_integrations.errors import ConfigurationError
+from bpo_integrations.result import Mode
 from bpo_integrations.templates import Message
 from bpo_train.data.backends import open_backend
 from bpo_train.data.llm import Annotator, Backend, Limits, RowFailedError
 from bpo_train.evaluation.judge import Shown, messages, parse_pairwise
-from bpo_train.training.rewards import Compare, Duel
+from bpo_train.training.rewards import AnswerGain, Compare, Duel, LengthControl
 
 if TYPE_CHECKING:
     from bpo_train.reward_model import RewardModel
 
 logger = logging.getLogger(__name__)
+
+VERDICT_TOKENS = 1024
+"""Most tokens of a judge's comparison and verdict."""
 
 CONCURRENCY = 64
 """Requests at once; an engine in this process makes batches of them."""
@@ -115,3 +121,47 @@ def by_judge(judge: Chat) -> Compare:
         return found
 
     return compare
+
+
+@contextmanager
+def answer_gain(
+    mode: Mode,
+    *,
+    llm: str,
+    reward_model: str | None = None,
+    judge: str | None = None,
+    llm_base_url: str | None = None,
+    judge_base_url: str | None = None,
+    max_tokens: int = 192,
+    control: LengthControl | None = None,
+) -> Iterator[AnswerGain]:
+    """Open the models that say what a rewriter's text gains; they are closed in the end.
+
+    Args:
+        mode: Of the rewriter.
+        llm: Spec of the LLM that answers.
+        reward_model: Folder of the reward model that compares.
+        judge: Spec of the LLM that compares instead.
+        llm_base_url: An OpenAI-compatible server that has the LLM.
+        judge_base_url: One that has the judge.
+        max_tokens: Of an answer.
+        control: What is known of length.
+
+    Raises:
+        ConfigurationError: Not exactly one of reward model and judge is given, or a model is not to be had.
+    """
+    if (reward_model is None) == (judge is None):
+        msg = "Answers are compared by a reward model or by a judge."
+        raise ConfigurationError(msg, hint="Give one of the two.")
+    with ExitStack() as opened:
+        chat = Chat.of(llm, base_url=llm_base_url, max_tokens=max_tokens)
+        opened.callback(chat.close)
+        if reward_model is not None:
+            from bpo_train.reward_model import RewardModel
+
+            compare = by_reward_model(RewardModel(reward_model))
+        else:
+            asked = Chat.of(str(judge), base_url=judge_base_url, max_tokens=VERDICT_TOKENS)
+            opened.callback(asked.close)
+            compare = by_judge(asked)
+        yield AnswerGain(chat, compare, mode, control)

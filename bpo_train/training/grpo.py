@@ -16,6 +16,7 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -38,8 +39,6 @@ from bpo_train.training.start import SHIPPED, finish, load_start, prompt_format,
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
-
-    from bpo_train.training.answers import Chat
 
 logger = logging.getLogger(__name__)
 
@@ -153,61 +152,61 @@ def train(arguments: GRPOArguments, config: Any, model_config: Any) -> dict[str,
     keep_to_options(output, decisive, started=checkpoint is not None, write=config.process_index == 0)
     guards = GuardReward(mode, int(tokenizer.eos_token_id))
     rewards: list[Any] = [guards]
-    chats: list[Chat] = []
-    if arguments.llm is not None:
-        gain, chats = _gain(arguments, mode, LengthControl.load(output / LENGTH_STATE) if checkpoint else None)
-        rewards.append(AnswerReward(gain, guards, scale=arguments.reward_scale, state=output / LENGTH_STATE))
-    elif config.reward_weights is not None:
-        config.reward_weights = config.reward_weights[:1]
-    trainer = GRPOTrainer(
-        model=model,
-        reward_funcs=rewards,
-        args=config,
-        train_dataset=to_dataset(examples, form),
-        processing_class=tokenizer,
-        peft_config=peft_config,
-    )
-    try:
-        with failures():
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-            metrics = last_logged(trainer)
-            finish(
-                trainer,
-                start=start,
-                mode=mode,
-                form=form,
-                model_config=model_config,
-                run={
-                    "stage": "grpo",
-                    "data": describe_data(arguments.data, encode(examples, form, tokenizer)),
-                    "eval_data": None,
-                    "rewards": {
-                        name: getattr(arguments, name) for name in ("llm", "reward_model", "judge", "reward_scale")
-                    },
-                    "training": {
-                        "resumed_from": checkpoint and int(checkpoint.name.rpartition("-")[2]),
-                        "seconds": round(time.monotonic() - began, 1),
-                    },
-                    "metrics": metrics,
+    with ExitStack() as opened:
+        if arguments.llm is not None:
+            known = LengthControl.load(output / LENGTH_STATE) if checkpoint else None
+            gain = opened.enter_context(_gain(arguments, mode, known))
+            rewards.append(AnswerReward(gain, guards, scale=arguments.reward_scale, state=output / LENGTH_STATE))
+        elif config.reward_weights is not None:
+            config.reward_weights = config.reward_weights[:1]
+        opened.enter_context(failures())
+        trainer = GRPOTrainer(
+            model=model,
+            reward_funcs=rewards,
+            args=config,
+            train_dataset=to_dataset(examples, form),
+            processing_class=tokenizer,
+            peft_config=peft_config,
+        )
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        metrics = last_logged(trainer)
+        finish(
+            trainer,
+            start=start,
+            mode=mode,
+            form=form,
+            model_config=model_config,
+            run={
+                "stage": "grpo",
+                "data": describe_data(arguments.data, encode(examples, form, tokenizer)),
+                "eval_data": None,
+                "rewards": {
+                    name: getattr(arguments, name) for name in ("llm", "reward_model", "judge", "reward_scale")
                 },
-            )
-    finally:
-        for chat in chats:
-            chat.close()
+                "training": {
+                    "resumed_from": checkpoint and int(checkpoint.name.rpartition("-")[2]),
+                    "seconds": round(time.monotonic() - began, 1),
+                },
+                "metrics": metrics,
+            },
+        )
     return metrics
 
 
-def _gain(arguments: GRPOArguments, mode: Mode, control: LengthControl | None) -> tuple[AnswerGain, list[Chat]]:
-    """Return what compares the LLM's answers, and the models that are open for it."""
-    from bpo_train.training.answers import Chat, by_judge, by_reward_model
+def _gain(arguments: GRPOArguments, mode: Mode, control: LengthControl | None) -> AbstractContextManager[AnswerGain]:
+    """Return what compares the LLM's answers, to be opened."""
+    from bpo_train.training.answers import answer_gain
 
-    llm = Chat.of(str(arguments.llm), base_url=arguments.llm_base_url, max_tokens=arguments.llm_max_tokens)
-    if arguments.reward_model is not None:
-        from bpo_train.reward_model import RewardModel
-
-        return AnswerGain(llm, by_reward_model(RewardModel(arguments.reward_model)), mode, control), [llm]
-    judge = Chat.of(str(arguments.judge), base_url=arguments.judge_base_url, max_tokens=1024)
-    return AnswerGain(llm, by_judge(judge), mode, control), [llm, judge]
+    return answer_gain(
+        mode,
+        llm=str(arguments.llm),
+        reward_model=arguments.reward_model,
+        judge=arguments.judge,
+        llm_base_url=arguments.llm_base_url,
+        judge_base_url=arguments.judge_base_url,
+        max_tokens=arguments.llm_max_tokens,
+        control=control,
+    )
 
 
 def decisive_options(arguments: GRPOArguments, config: Any, model_config: Any, start: Path | None) -> dict[str, Any]:

@@ -49,7 +49,10 @@ ARMS = {
     "DPO (recipe)": "",
     "DPO, without the likelihood term": "--loss_type sigmoid --loss_weights 1.0",
 }
-SMOKE_ARMS = {"DPO (8 steps)": "--max_steps 8 --per_device_train_batch_size 4 --warmup_steps 0 --max_length 160"}
+SMOKE_ARMS = {
+    "DPO (3 steps)": "--max_steps 3 --per_device_train_batch_size 4 --gradient_accumulation_steps 1 --warmup_steps 0 "
+    "--max_length 160 --validation 0"
+}
 
 
 def rewriter_of(folder: Path, mode: Mode, cache: Path) -> Rewriter:
@@ -134,7 +137,7 @@ def measured(mode: Mode, output: Path, *, smoke: bool) -> dict[str, Any]:
         samples=2 if smoke else 4,
     )
     found: dict[str, Any] = {"smoke": smoke, "mode": mode, "stamp": stamp(), "mined": run(mining), "arms": {}}
-    limit, rows = (40, 25) if smoke else (None, None)
+    limit, rows = (20, 10) if smoke else (None, None)
     for name, options in {START: None, **(SMOKE_ARMS if smoke else ARMS)}.items():
         folder, arm = shipped, dict[str, Any]()
         if options is not None:

@@ -11,12 +11,14 @@ import pytest
 
 pytest.importorskip("trl", reason="needs the extra 'train'")
 import torch
+from click.testing import CliRunner
 from safetensors.torch import load_file
-from toy_llama import write_rows, write_toy
+from toy_llama import ROWS, write_rows, write_toy
 
 from bpo_integrations.errors import ConfigurationError
 from bpo_integrations.rewriter import Record
 from bpo_integrations.templates import AUGMENT_FORMAT
+from bpo_train.cli import cli
 from bpo_train.training import grpo, rewards
 from bpo_train.training.dpo import encode_pairs, main, read_pairs
 from bpo_train.training.mining import Pair
@@ -233,6 +235,31 @@ def test_pairs_of_chat_messages_are_refused(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_rows(tmp_path_factory.mktemp("rows"))
+
+
+def test_mining_draws_for_rows_that_may_be_trained_on_and_writes_what_dpo_reads(
+    start: Path, rows: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "mined"
+    options = [
+        *("mine", "--data", str(rows / "rows.jsonl"), "--held-out", str(rows / "held.txt"), "--licences", "MIT"),
+        *("--model", f"hf:{start}", "--samples", "2", "--limit", "9", "--output", str(output)),
+    ]
+    done = CliRunner().invoke(cli, options)
+    assert done.exit_code == 0, done.output
+    pairs = read_pairs(output / "pairs.jsonl")
+    allowed = {str(row["id"]) for row in ROWS if row["licence"] == "MIT" and int(str(row["id"])) > 3}
+    assert pairs
+    assert {pair.id for pair in pairs} <= allowed
+    assert all(pair.why and pair.licence == "MIT" for pair in pairs)
+    said = json.loads((output / "mined.json").read_text(encoding="utf-8"))
+    assert (said["rows"], said["draws"], said["pairs"]) == (9, 18, len(pairs))
+    kept = (output / "draws.jsonl").stat().st_mtime_ns
+    assert CliRunner().invoke(cli, options).exit_code == 0
+    assert (output / "draws.jsonl").stat().st_mtime_ns == kept  # nothing was drawn again
+    done = CliRunner().invoke(cli, [*options, "--judge", "openai:x"])
+    assert done.exit_code == 3
+    assert "no LLM that answers" in done.output
 
 
 @pytest.fixture(scope="module")

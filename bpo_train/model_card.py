@@ -276,4 +276,7 @@ def _plain(value: Any) -> str:
         return ", ".join(f"{name}={_plain(part)}" for name, part in value.items()) or "none"
     if isinstance(value, list | tuple):
         return ", ".join(map(_plain, value)) or "none"
-    return f"{value:g}" if isinstance(value, float) else str(value).replace("\n", " ")
+    if isinstance(value, float):
+        return f"{value:g}"
+    text = str(value).replace("\n", " ")
+    return Path(text).name if Path(text).is_absolute() else text  # where it lay is this machine's business

@@ -26,7 +26,7 @@ from bpo_integrations.cli.exits import FileError
 from bpo_integrations.decoding import Decoding
 from bpo_integrations.engines.base import Request
 from bpo_integrations.engines.causal_lm import ChatTokenizer, load_causal_lm
-from bpo_integrations.errors import ConfigurationError, ModelFormatError
+from bpo_integrations.errors import ConfigurationError, ModelFormatError, ModelNotFoundError
 from bpo_integrations.models.gguf_base import GGUFBase
 from bpo_integrations.rewriter import Record
 from bpo_integrations.templates import PromptFormat
@@ -246,6 +246,33 @@ def test_a_tokenizer_that_gguf_cannot_tell_is_refused(base: Path, tmp_path: Path
     tokenizer.save_pretrained(tmp_path / "run")
     with pytest.raises(ModelFormatError, match=r"tokenizer.*convert_hf_to_gguf"):
         export(Export([tmp_path / "run"], tmp_path / "out", ("gguf",), mode="augment"))
+
+
+def test_the_tokenizer_of_gpt2_goes_through_gguf(base: Path, tmp_path: Path) -> None:
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    model, tokenizer = load_causal_lm(str(base))
+    tokenizer.backend_tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)  # without SmolLM's single digits
+    model.save_pretrained(tmp_path / "run")
+    tokenizer.save_pretrained(tmp_path / "run")
+    wanted = {"mode": "augment", "record": {"format": FORMAT}, "gguf_type": "f32"}
+    done = export(Export([tmp_path / "run"], tmp_path / "out", ("gguf",), **wanted))
+    (path,) = done["gguf"].glob("*.gguf")
+    assert GGUFBase(path).metadata["tokenizer.ggml.pre"] == "gpt-2"
+    assert loaded_says(f"gguf:{path}", **gguf_options(tmp_path / "cache")) == says(model, tokenizer)
+
+
+def test_a_gguf_spec_says_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match=r"0 \.gguf files"):
+        load_rewriter(f"gguf:{tmp_path}")
+    with pytest.raises(ModelNotFoundError, match="There is no file"):
+        load_rewriter(f"gguf:{tmp_path / 'no.gguf'}")
+    write_gguf(tmp_path / "one.gguf")
+    with pytest.raises(ModelFormatError, match=r"bpo\.json"):
+        load_rewriter(f"gguf:{tmp_path}")
+    write_gguf(tmp_path / "two.gguf")
+    with pytest.raises(ModelNotFoundError, match=r"2 \.gguf files"):
+        load_rewriter(f"gguf:{tmp_path}")
 
 
 def test_several_adapters_become_their_mean(base: Path, run: Path, tmp_path: Path) -> None:

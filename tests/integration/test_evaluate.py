@@ -367,33 +367,28 @@ def test_a_budget_stops_it_and_a_larger_one_goes_on(source: Path, tmp_path: Path
         assert set(server.asked.values()) == {1}
 
 
-def test_a_full_disk_is_one_line_and_the_next_run_goes_on(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import errno
-
-    from bpo_train.data import journal
+def test_a_full_disk_is_one_line_and_the_next_run_goes_on(source: Path, tmp_path: Path) -> None:
+    """A limit on the size of files stands for the disk: both fail in the middle of a line."""
+    import resource
 
     output = tmp_path / "out"
-    written = journal.Journal.append
-    left = iter(range(30))
-
-    def full(self: journal.Journal, entry: journal.Entry) -> None:
-        if next(left, None) is None:
-            raise journal.os_error(OSError(errno.ENOSPC, "No space left on device"), f"{self.path} cannot be written")
-        written(self, entry)
-
     with llm_server() as server:
-        monkeypatch.setattr(journal.Journal, "append", full)
-        done = run(server, source, output, "--concurrency", "2")
+        command = [sys.executable, "-c", COMMAND, *arguments(server, source, output, "--concurrency", "2")]
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (8_000, 8_000)),
+        )
         assert done.returncode == 4
-        assert "No space left on device. Free some space." in done.stderr
+        assert "cannot be written" in done.stderr
         assert done.stderr.count("\n") == 1
-        monkeypatch.undo()
-        lost = Counter(server.asked)
+        asked = server.asked.total()
+        assert asked > 20
         assert run(server, source, output).returncode == 0
-        assert sum(server.asked[key] - 1 for key in server.asked) <= 4  # what was under way
-        assert lost.total() >= 30
+        assert sum(server.asked.values()) - len(server.asked) <= 4  # what was under way is asked again
+        assert len(server.asked) == 12 * (3 + 1 + 4) > asked
 
 
 @pytest.mark.parametrize(

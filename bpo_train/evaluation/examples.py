@@ -9,14 +9,19 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from typing import Any, Final
 
-from bpo_integrations.result import Kind, OptimizedPrompt
+from rapidfuzz.distance import Postfix, Prefix
+
+from bpo_integrations.result import DiffPart, OptimizedPrompt
 from bpo_train.evaluation.records import Answer, TestPrompt, Verdict
 from bpo_train.evaluation.winrate import Outcome
 
-MOST = 5
+MOST: Final = 5
 """Examples of a kind in a report."""
+
+LONGEST: Final = 12_000
+"""Characters, of prompt and sent prompt together, that are compared word by word: about a second."""
 
 
 def examples(
@@ -77,17 +82,31 @@ def _margin(verdicts: Iterable[Verdict]) -> float | None:
 def _example(
     prompt: TestPrompt, own: Answer, other: Answer, margin: float | None, said: list[Verdict]
 ) -> dict[str, Any]:
-    kind = cast("Kind", own.kind)
-    diff = OptimizedPrompt(prompt.prompt, own.sent, kind, own.reason).diff()
     return {
         "id": prompt.id,
         "category": prompt.category,
         "prompt": prompt.prompt,
         "sent": own.sent,
         "reason": own.reason,
-        "diff": [[part.op, part.text] for part in diff],
+        "diff": [[part.op, part.text] for part in _diff(prompt.prompt, own.sent) if part.text],
         "answer": own.answer,
         "baseline": other.answer,
         "margin": None if margin is None else round(margin, 4),
         "judge": said[0].raw if said else "",
     }
+
+
+def _diff(prompt: str, sent: str) -> list[DiffPart]:
+    """Return the change; of long texts, whose words take minutes to align, only where it begins and ends."""
+    if len(prompt) + len(sent) <= LONGEST:
+        return OptimizedPrompt(prompt, sent, "rewritten", "").diff()
+    start = int(Prefix.similarity(prompt, sent))
+    before, after = prompt[start:], sent[start:]
+    end = int(Postfix.similarity(before, after))
+    cut = len(before) - end, len(after) - end
+    return [
+        DiffPart("same", prompt[:start]),
+        DiffPart("removed", before[: cut[0]]),
+        DiffPart("added", after[: cut[1]]),
+        DiffPart("same", before[cut[0] :]),
+    ]

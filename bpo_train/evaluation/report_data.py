@@ -108,7 +108,7 @@ def compute(
         for pairing, verdicts in judged.items()
     ]
     texts = {id_: prompt.prompt for id_, prompt in prompts.items()}
-    reference = next((name for name in (BASELINE, *(name for _, _, name in judged)) if name in arms), BASELINE)
+    reference = next((name for name in (*(name for _, _, name in judged), BASELINE) if name in arms), BASELINE)
     ids = [answer.id for answer in evaluation.answers] + [verdict.id for verdict in evaluation.verdicts]
     costs = [{"arm": arm, **cost(list(found.values()), texts, arms.get(reference, {}))} for arm, found in arms.items()]
     return {

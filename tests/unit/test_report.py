@@ -252,6 +252,28 @@ def test_examples_show_what_was_changed_and_both_answers(tmp_path: Path) -> None
     assert len({example["category"] for example in result["hurt"][:3]}) == 3  # categories take turns
 
 
+def test_the_change_of_a_very_long_prompt_is_shown_where_it_begins_and_ends(tmp_path: Path) -> None:
+    text = "Sum this up: " + "one two three " * 3000 + "in German."
+    sent = text.replace("in German.", "in two German sentences.")
+    given = [Answer("1", "original", text, "a b"), Answer("1", "rewrite", sent, "a", "rewritten")]
+    said = verdicts([TestPrompt("1", text)], [-1], "rewrite")
+    (result,) = write_report(folder(tmp_path, [TestPrompt("1", text)], given, said))["results"]
+    parts = result["hurt"][0]["diff"]
+    assert "".join(text for op, text in parts if op != "removed") == sent
+    assert "".join(text for op, text in parts if op != "added") == text
+    assert sum(len(text) for op, text in parts if op != "same") < 30
+
+
+def test_another_baseline_is_what_costs_are_compared_with(tmp_path: Path) -> None:
+    of = prompts(6)
+    given = [*answers(of, "original"), *answers(of, "augment", add=ADD), *answers(of, "rewrite", add=ADD, length=100)]
+    said = [Verdict(prompt.id, "AB", "A", arm="rewrite", baseline="augment") for prompt in of]
+    report = write_report(folder(tmp_path, of, given, said))
+    assert report["baseline"] == "augment"
+    assert "against augment" in (tmp_path / "report.md").read_text().splitlines()[2]
+    assert {arm["arm"]: arm["ratio"]["completion_tokens"] for arm in report["arms"]}["rewrite"] == 2.0
+
+
 def test_the_widest_margins_come_first_where_the_judge_scores(tmp_path: Path) -> None:
     of = prompts(12)
     given = [*answers(of, "original"), *answers(of, "augment", add=ADD)]

@@ -208,3 +208,35 @@ def test_nothing_to_calibrate_with_and_no_place_to_write_to(tmp_path: Path) -> N
     done = run("--evaluation", folder, "--output", tmp_path / "taken" / "policy.json")
     assert done.exit_code == 4
     assert "cannot be written" in done.stderr
+
+
+# -- from the first command to the last --------------------------------------------------------------------------------
+
+
+async def test_what_evaluate_writes_is_what_calibrate_reads(tmp_path: Path) -> None:
+    from llm_server import llm_server
+
+    from bpo_train.data.backends import open_backend
+    from bpo_train.evaluation.arms import parse_arms
+    from bpo_train.evaluation.evaluate import Evaluation
+    from bpo_train.evaluation.verdicts import open_judge
+
+    def choose(question: str, first: str, second: str) -> str:
+        """Prefer the answer to the optimized prompt where the question is short, the other one where it is long."""
+        optimized = "A" if ADDITION in first else "B"
+        return optimized if len(question) < 80 else "B" if optimized == "A" else "A"
+
+    prompts = [TestPrompt(f"s:{place}", prompt_of(place, long=place % 2 == 1), set="s") for place in range(48)]
+    with llm_server(choose=choose) as server:
+        judge = open_judge("judge", base_url=server.base_url)
+        model = fake_rewriter(lambda prompt: ADDITION)
+        run_ = Evaluation(prompts, parse_arms(["augment"]), "llm", judge, tmp_path / "e", model=model)
+        await run_.run(open_backend("llm", base_url=server.base_url, temperature=0))
+    path = tmp_path / "policy.json"
+    done = run("--evaluation", tmp_path / "e", "--output", path)
+    assert done.exit_code == 0, done.stderr
+    gate = Gate.read(path)
+    assert (gate.acts, gate.made_for["llm"], gate.made_for["judge"]) == ("some", "llm", "judge (pairwise)")
+    optimizer = PromptOptimizer(model, policy=path)
+    assert optimizer.optimize(prompt_of(900, long=False)).changed
+    assert not optimizer.optimize(prompt_of(901, long=True)).changed

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import json
-import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from annotator_server import annotator_server
 from click.testing import CliRunner, Result
+from llm_server import Key, llm_server, longer
 
 from bpo_train.cli_gate import judge_check
+from bpo_train.evaluation.judge import Shown
 from bpo_train.evaluation.judge_check import load_pairs, read_check, sampled
+from bpo_train.evaluation.verdicts import open_judge
 
 for package in ("aiohttp", "filelock", "scipy"):
     pytest.importorskip(package, reason="needs the extra 'train'")
 
 SUBSETS = ("natural", "adversarial_length")
 Judge = Callable[[str, str, str], str]
-"""(question, answer A, answer B) -> what the judge says."""
+"""(question, answer A, answer B) -> A, B or C."""
 
 
 def rows(number: int, *, longer_is_better: bool) -> list[dict[str, Any]]:
@@ -44,58 +46,34 @@ def rows(number: int, *, longer_is_better: bool) -> list[dict[str, Any]]:
 def data(tmp_path: Path) -> Path:
     folder = tmp_path / "llmbar"
     folder.mkdir()
-    for subset, longer in zip(SUBSETS, (True, False), strict=True):
-        (folder / f"{subset}.json").write_text(json.dumps(rows(12, longer_is_better=longer)), encoding="utf-8")
+    for subset, better in zip(SUBSETS, (True, False), strict=True):
+        (folder / f"{subset}.json").write_text(json.dumps(rows(12, longer_is_better=better)), encoding="utf-8")
     return folder
 
 
 def perfect(question: str, first: str, second: str) -> str:
-    return "[[A]]" if first.startswith("Right") else "[[B]]"
+    return "A" if first.startswith("Right") else "B"
 
 
 def always_a(question: str, first: str, second: str) -> str:
-    return "[[A]]"
+    return "A"
 
 
-def longer(question: str, first: str, second: str) -> str:
-    return "[[A]]" if len(first) > len(second) else "[[B]]"
-
-
-def silent(question: str, first: str, second: str) -> str:
-    return "I cannot decide."
-
-
-def shown(body: dict[str, Any]) -> tuple[str, str, str]:
-    """Return the parts that a judge is shown, whatever their marks are called."""
-    parts = re.findall(r"<(\w+)>\n(.*?)\n</\1>", body["messages"][1]["content"], re.DOTALL)
-    return tuple(text for _, text in parts)  # type: ignore[return-value]
-
-
-def check(
-    monkeypatch: pytest.MonkeyPatch, judge: Judge, data: Path, output: Path, *options: str
-) -> tuple[Result, list[tuple[str, str, str]]]:
-    """Run the command against a judge on loopback; return the result and what the judge was shown."""
-    asked: list[tuple[str, str, str]] = []
-
-    def answer(server: Any, body: dict[str, Any], fault: str | None) -> str:
-        parts = shown(body)
-        asked.append(parts)
-        return judge(*parts)
-
-    monkeypatch.setattr("annotator_server.answer", answer)
-    with annotator_server() as server:
-        arguments = ("--judge", "judge", "--base-url", server.base_url, "--data", str(data), "--output", str(output))
+def check(judge: Judge, data: Path, output: Path, *options: str, **server: Any) -> tuple[Result, Counter[Key]]:
+    """Run the command against a judge on loopback; return the result, and how often the judge was asked what."""
+    with llm_server(choose=judge, **server) as asked:
+        arguments = ("--judge", "judge", "--base-url", asked.base_url, "--data", str(data), "--output", str(output))
         done = CliRunner().invoke(judge_check, [*arguments, *options])
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
-    return done, asked
+    return done, asked.of("judge")
 
 
 # -- what a check finds ------------------------------------------------------------------------------------------------
 
 
-def test_a_judge_that_agrees_with_people_is_usable(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    done, asked = check(monkeypatch, perfect, data, tmp_path / "out")
+def test_a_judge_that_agrees_with_people_is_usable(data: Path, tmp_path: Path) -> None:
+    done, asked = check(perfect, data, tmp_path / "out")
     assert done.exit_code == 0, done.stderr
     found = read_check(tmp_path / "out")
     assert (found["judge"], found["style"], found["n"]) == ("judge (pairwise)", "pairwise", 24)
@@ -105,14 +83,12 @@ def test_a_judge_that_agrees_with_people_is_usable(data: Path, tmp_path: Path, m
     assert found["length_bias"]["longer_where_people_prefer_shorter"] == 0.0
     assert found["length_bias"]["correlation"] == found["length_bias"]["people"]
     assert "agrees with people on 100%" in done.stdout
-    assert len(asked) == 48
-    assert {(question, second, first) for question, first, second in asked} == set(asked), "each in both orders"
+    assert len(asked) == asked.total() == 48
+    assert {(kind, question, second, first) for kind, question, first, second in asked} == set(asked), "both orders"
 
 
-def test_a_judge_that_always_says_a_is_too_weak_and_goes_by_position(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    done, _ = check(monkeypatch, always_a, data, tmp_path / "out")
+def test_a_judge_that_always_says_a_is_too_weak_and_goes_by_position(data: Path, tmp_path: Path) -> None:
+    done, _ = check(always_a, data, tmp_path / "out")
     found = read_check(tmp_path / "out")
     assert (found["agreement"], found["verdict"]) == (50.0, "too weak")
     assert (found["right"], found["undecided"], found["wrong"]) == (0, 24, 0)
@@ -121,10 +97,8 @@ def test_a_judge_that_always_says_a_is_too_weak_and_goes_by_position(
     assert "goes by position: 100%" in done.stdout
 
 
-def test_a_judge_that_prefers_the_longer_answer_is_found_out(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    done, _ = check(monkeypatch, longer, data, tmp_path / "out")
+def test_a_judge_that_prefers_the_longer_answer_is_found_out(data: Path, tmp_path: Path) -> None:
+    done, _ = check(longer, data, tmp_path / "out")
     found = read_check(tmp_path / "out")
     assert found["by_subset"]["natural"]["agreement"] == 100.0
     assert found["by_subset"]["adversarial_length"]["agreement"] == 0.0
@@ -135,10 +109,8 @@ def test_a_judge_that_prefers_the_longer_answer_is_found_out(
     assert "falls for length" in done.stdout
 
 
-def test_a_judge_whose_verdicts_cannot_be_read_counts_half_and_nothing_is_dropped(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    done, _ = check(monkeypatch, silent, data, tmp_path / "out")
+def test_a_judge_whose_verdicts_cannot_be_read_counts_half_and_nothing_is_dropped(data: Path, tmp_path: Path) -> None:
+    done, _ = check(perfect, data, tmp_path / "out", say=lambda letter, ranking: "Who knows?")
     found = read_check(tmp_path / "out")
     assert (found["n"], found["agreement"], found["position_bias"]["unreadable"]) == (24, 50.0, 48)
     assert found["position_bias"]["first"] is None
@@ -146,14 +118,8 @@ def test_a_judge_whose_verdicts_cannot_be_read_counts_half_and_nothing_is_droppe
     assert done.exit_code == 0
 
 
-def test_the_ranking_style_is_checked_in_its_own_words(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def ranks(question: str, first: str, second: str) -> str:
-        best, other = ("model_1", "model_2") if first.startswith("Right") else ("model_2", "model_1")
-        return json.dumps([{"model": best, "rank": 1}, {"model": other, "rank": 2}])
-
-    check(monkeypatch, ranks, data, tmp_path / "out", "--judge-style", "ranking")
+def test_the_ranking_style_is_checked_in_its_own_words(data: Path, tmp_path: Path) -> None:
+    check(perfect, data, tmp_path / "out", "--judge-style", "ranking")
     found = read_check(tmp_path / "out")
     assert (found["judge"], found["style"], found["agreement"]) == ("judge (ranking)", "ranking", 100.0)
 
@@ -161,21 +127,23 @@ def test_the_ranking_style_is_checked_in_its_own_words(
 # -- how it runs -------------------------------------------------------------------------------------------------------
 
 
-def test_a_check_that_stopped_at_its_budget_goes_on_and_asks_nothing_twice(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_check_that_stopped_at_its_budget_goes_on_and_asks_nothing_twice(data: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
-    done, first = check(monkeypatch, perfect, data, output, "--budget-tokens", "3000", "--concurrency", "1")
+    pair = load_pairs(data)[0]
+    judge = open_judge("judge", base_url="http://localhost:1/v1")
+    one = judge.expected(Shown(pair.id, pair.prompt, pair.preferred, pair.other)).tokens
+    budget = str(2 * one + 300)  # two are under way at a time; a verdict of this server costs about 15
+    done, first = check(perfect, data, output, "--budget-tokens", budget, "--concurrency", "1")
     assert done.exit_code == 5
     assert "larger --budget-tokens" in done.stderr
     part = read_check(output)
     assert 0 < part["n"] < 24
     assert part["left"] == 24 - part["n"]
-    done, second = check(monkeypatch, perfect, data, output)
+    done, second = check(perfect, data, output)
     assert done.exit_code == 0, done.stderr
-    assert len(first) + len(second) == 48
-    assert not set(first) & set(second)
-    whole, _ = check(monkeypatch, perfect, data, tmp_path / "whole")
+    assert set((first + second).values()) == {1}
+    assert len(first + second) == 48
+    whole, _ = check(perfect, data, tmp_path / "whole")
     assert whole.exit_code == 0
     same = ("n", "agreement", "ci95", "by_subset", "position_bias", "length_bias", "verdict", "text")
     again, at_once = read_check(output), read_check(tmp_path / "whole")
@@ -183,10 +151,8 @@ def test_a_check_that_stopped_at_its_budget_goes_on_and_asks_nothing_twice(
     assert (output / "verdicts.jsonl").read_bytes() == (tmp_path / "whole" / "verdicts.jsonl").read_bytes()
 
 
-def test_a_dry_run_asks_nobody_and_a_limit_takes_each_subset_by_its_share(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    done, asked = check(monkeypatch, perfect, data, tmp_path / "out", "--limit", "6", "--dry-run")
+def test_a_dry_run_asks_nobody_and_a_limit_takes_each_subset_by_its_share(data: Path, tmp_path: Path) -> None:
+    done, asked = check(perfect, data, tmp_path / "out", "--limit", "6", "--dry-run")
     assert done.stdout.startswith("6 of 6 rows; about ")
     assert not asked
     assert not (tmp_path / "out").exists()
@@ -195,9 +161,7 @@ def test_a_dry_run_asks_nobody_and_a_limit_takes_each_subset_by_its_share(
 
 
 def test_a_wrong_key_stops_at_once(data: Path, tmp_path: Path) -> None:
-    with annotator_server(status=401) as server:
-        arguments = ("--judge", "judge", "--base-url", server.base_url, "--data", str(data))
-        done = CliRunner().invoke(judge_check, [*arguments, "--output", str(tmp_path / "out"), "--concurrency", "2"])
+    done, _ = check(perfect, data, tmp_path / "out", "--concurrency", "2", refuse=401)
     assert done.exit_code == 3
     assert "key" in done.stderr
     assert done.stderr.count("\n") == 1
@@ -210,19 +174,17 @@ def test_a_wrong_key_stops_at_once(data: Path, tmp_path: Path) -> None:
         ({"input": "Why?", "output_1": "a", "label": 1}, "row 1: no pair with a label"),
     ],
 )
-def test_a_row_that_is_no_pair_is_an_error_that_names_it(
-    row: dict[str, Any], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_row_that_is_no_pair_is_an_error_that_names_it(row: dict[str, Any], says: str, tmp_path: Path) -> None:
     (tmp_path / "mine.json").write_text(json.dumps([row]))
-    done, asked = check(monkeypatch, perfect, tmp_path / "mine.json", tmp_path / "out")
+    done, asked = check(perfect, tmp_path / "mine.json", tmp_path / "out")
     assert done.exit_code == 3
     assert says in done.stderr
     assert not asked
 
 
-def test_an_empty_folder_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_folder_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "nothing").mkdir()
-    done, _ = check(monkeypatch, perfect, tmp_path / "nothing", tmp_path / "out")
+    done, _ = check(perfect, tmp_path / "nothing", tmp_path / "out")
     assert done.exit_code == 3
     assert "no pairs in" in done.stderr
 

@@ -42,6 +42,7 @@ from bpo_train.training.run import describe_data, describe_run, sha256, write_ru
 from bpo_train.training.setup import Machine, accumulation, check_setup
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
 __all__ = [
@@ -85,9 +86,6 @@ def train(arguments: SFTArguments, config: Any, model_config: Any) -> dict[str, 
         ConfigurationError: The data or the output folder do not go with the options.
         FileError: A file cannot be written.
     """
-    from trl import get_peft_config
-
-    from bpo_train.training.loss import CompletionLossTrainer
     from bpo_train.training.watch import GenerationWatch
 
     began = time.monotonic()
@@ -109,18 +107,8 @@ def train(arguments: SFTArguments, config: Any, model_config: Any) -> dict[str, 
     held_out = encode(data.held_out, arguments.format, tokenizer)
     dropped = {**data.dropped, "too long": len(encoded) - len(rows)}
     logger.info("%d rows to train on, %d held out; left out: %s", len(rows), len(held_out), dropped)
-    config.dataset_kwargs = {**(config.dataset_kwargs or {}), "skip_prepare_dataset": True}  # prepared here, never cut
-    if config.padding_free:
-        config.max_length = None  # TRL asks for it; the rows keep to it already
-    if not held_out:
-        config.eval_strategy = "no"
-    trainer: Any = CompletionLossTrainer(
-        model=model,
-        args=config,
-        train_dataset=to_dataset(rows),
-        eval_dataset=to_dataset(held_out) if held_out else None,
-        processing_class=tokenizer,
-        peft_config=get_peft_config(model_config),
+    trainer = make_trainer(
+        model, tokenizer, config, model_config, train=to_dataset(rows), held_out=to_dataset(held_out)
     )
     watch = GenerationWatch(trainer, [example.prompt for example in data.held_out], arguments)
     if watch.possible:
@@ -139,6 +127,37 @@ def train(arguments: SFTArguments, config: Any, model_config: Any) -> dict[str, 
         write_run(output, run | {"files": draw_curves(output, trainer.state.log_history)})
     trainer.accelerator.end_training()
     return metrics
+
+
+def make_trainer(
+    model: Any, tokenizer: Any, config: Any, model_config: Any, *, train: Dataset, held_out: Dataset
+) -> Any:
+    """Return the trainer; the rows are in TRL's prepared form, and are neither tokenised nor cut again.
+
+    Raises:
+        ConfigurationError: TRL or PEFT refuses the options.
+    """
+    from trl import get_peft_config
+
+    from bpo_train.training.loss import CompletionLossTrainer
+
+    config.dataset_kwargs = {**(config.dataset_kwargs or {}), "skip_prepare_dataset": True}
+    if config.padding_free:
+        config.max_length = None  # TRL asks for it; the rows keep to it already
+    if not held_out:
+        config.eval_strategy = "no"
+    try:
+        return CompletionLossTrainer(
+            model=model,
+            args=config,
+            train_dataset=train,
+            eval_dataset=held_out or None,
+            processing_class=tokenizer,
+            peft_config=get_peft_config(model_config),
+        )
+    except (ValueError, ImportError) as error:
+        msg = f"The trainer refuses these options: {error}"
+        raise ConfigurationError(msg, hint="Correct the recipe or the command line.") from error
 
 
 def last_evaluation(trainer: Any) -> dict[str, float]:
@@ -216,9 +235,8 @@ def failures() -> Iterator[None]:
         raise os_error(error, "The run cannot be saved", hint="The same command goes on from here.") from error
     except Exception as error:
         # torch and safetensors have errors of their own for a disk that is full.
-        if not any(
-            sign in str(error).lower() for sign in ("no space left", "file write failed", "failed writing file")
-        ):
+        signs = ("no space left", "file write failed", "failed writing file")
+        if not any(sign in str(error).lower() for sign in signs):
             raise
         msg = "The run cannot be saved: the disk is full."
         raise FileError(msg, hint="Free some space; the same command goes on from here.") from error
@@ -237,12 +255,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = with_recipe_path(sys.argv[1:] if argv is None else argv)
     parser = sft_parser()
     values, unknown = parser.preview(options)
-    machine = Machine.here()
     if wants_launch(unknown):
-        sys.exit(launch(launch_command("bpo_train.training.sft", options, unknown, gpus=machine.gpus > 0)))
+        import torch
+
+        sys.exit(launch(launch_command("bpo_train.training.sft", options, unknown, gpus=torch.cuda.is_available())))
     if unknown:
         msg = f"Unknown options: {' '.join(unknown)}."
         raise ConfigurationError(msg, hint="All options: bpo-train sft --help.")
+    machine = Machine.here()
     check_setup(values, machine, options)
     if machine.processes > 1 and not machine.gpus:
         options += ["--use_cpu", "true"]  # else each process trains on its own, and says nothing

@@ -253,6 +253,7 @@ def test_a_finished_run_is_made_longer_but_never_mixed_with_another(toy: Path, d
         (("--bf16", "true"), "bf16 needs a GPU"),
         (("--load_in_4bit", "true"), r"\(QLoRA\) needs a CUDA device"),
         (("--total_batch_size", "3"), "cannot be shared"),
+        (("--lora_target_modules", "no_such_layer"), "The trainer refuses these options.*no_such_layer"),
     ],
 )
 def test_a_wrong_option_is_refused(

@@ -43,7 +43,7 @@ _ROLEPLAY = _any(
     r"\bhow would you (?:introduce yourself|describe (?:yourself|your \w+))\b",
 )
 _WHAT_IF = _any(
-    rf"{_START}(?:what|how about) if\b",
+    rf"{_START}(?:what|how about) if\b(?! (?:i|my|we|our)\b)",  # "What if I forget my password?" asks for advice
     r"\bwhat (?:would|could|might) (?:have )?(?:happen(?:ed)?|change[d]?|be different|the world|life|history"
     r"|society)\b"
     r"[^.?!\n]{0,80}\bif\b",
@@ -100,7 +100,7 @@ _CODE = _any(
     r" (?:reads|takes|prints|finds|returns|checks))\b",
     rf"\b(?:write|implement|create|develop|build|make|code|draft|plot)\b[^.?!\n]{{0,60}}\b(?:in|with"
     rf"|using) {_LANGUAGE}(?![\w+#])",
-    r"\b(?:stack ?trace|traceback|segfault|segmentation fault|null ?pointer|compil(?:e|er) error|syntax error)\b",
+    r"\b(?:stack ?trace|traceback|segfault|segmentation fault|null ?pointer\w*|compil(?:e|er) error|syntax error)\b",
 )
 _CODE_BLOCK = re.compile(
     r"```|^[ \t]*(?:def |class |import |#include|public |function |SELECT |const |let )", re.MULTILINE
@@ -125,7 +125,7 @@ _TRAP = _any(
     r"(?:extra|additional|built-?in)|two stacks|lru|hash (?:table|map)|shuffle|random\w*)\b",
     # Where a mistake costs.
     r"\b(?:passwords?|authenticat\w+|encrypt\w+|hash(?:ing|ed)?|sql injection|security|secure|permissions?|payments?"
-    r"|delete|migrat\w+|memory leak|garbage collect\w*|pointers?|malloc|edge cases?|corner cases?|bugs?|debug)\b",
+    r"|delet\w+|migrat\w+|memory leak|garbage collect\w*|pointers?|malloc|edge cases?|corner cases?|bugs?|debug)\b",
 )
 _MATH = _any(
     rf"{_START}(?:solve|prove|simplify|factor(?:i[sz]e)?|differentiate|integrate|calculate|compute|evaluate)\b",

@@ -1,7 +1,7 @@
 """What the figures of an evaluation mean, in words that do not say more than the figures do.
 
-Promises: an interval that holds 0 is never called a gain; a judge that agrees too little with people, or that goes by
-position, is named before anything else. Pure functions of a report's figures.
+Promises: an interval that holds 0 is never called a gain; a judge that agrees too little with people is named before
+anything else, and nothing follows from its figures. Pure functions of a report's figures.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ UNREADABLE: Final = 5.0
 
 POSITION: Final = (35.0, 65.0)
 """Percent of decided verdicts for the first answer outside which the report warns; 50 is fair."""
+
+POSITION_VERDICTS: Final = 10
+"""Verdicts that there must be before anything is said about positions."""
 
 CUT_OFF: Final = 5.0
 """Percent of an arm's answers that were cut off from which on the report remarks on it."""
@@ -52,7 +55,10 @@ def sentences(result: Mapping[str, Any], agreement: float | None) -> list[str]:
         result: As for `standing`.
         agreement: As for `standing`.
     """
-    found = [_headline(result, standing(result, agreement), agreement)]
+    stands = standing(result, agreement)
+    found = [_headline(result, stands, agreement), *warnings(result["judge_reading"])]
+    if stands == "weak":
+        return found
     if equal := result["length_controlled"]:
         found.append(_at_equal_length(result, equal))
     if beyond := result["beyond_placebo"]:
@@ -62,13 +68,14 @@ def sentences(result: Mapping[str, Any], agreement: float | None) -> list[str]:
         found.append(f"{few}: take this as a first look.")
     if not result["shown"]:
         found.append(_what_could_be_seen(result))
-    return [*found, *warnings(result["judge_reading"])]
+    return found
 
 
 def warnings(reading: Mapping[str, Any]) -> list[str]:
     """Return what the verdicts say against the judge."""
     found = []
-    if reading["first"] is not None and not POSITION[0] <= reading["first"] <= POSITION[1]:
+    fair = reading["first"] is None or POSITION[0] <= reading["first"] <= POSITION[1]
+    if not fair and reading["verdicts"] >= POSITION_VERDICTS:
         place = "first" if reading["first"] > 50 else "second"
         found.append(
             f"The judge goes by position: of the verdicts that name an answer, {reading['first']:.0f}% name the one "
@@ -164,13 +171,11 @@ def _at_equal_length(result: Mapping[str, Any], equal: Mapping[str, Any]) -> str
 
 
 def _beyond_placebo(beyond: Mapping[str, Any]) -> str:
-    low, high = beyond["delta_ci95"]
     figures = f"{points(beyond['delta'])} ({interval(beyond['delta_ci95'])})"
-    if low <= 0 <= high:
+    if not beyond["shown"]:
         return f"Against the placebo, a fixed sentence added to every prompt, no difference is shown: {figures}."
-    return (
-        f"It is {'better' if low > 0 else 'worse'} than the placebo, a fixed sentence added to every prompt: {figures}."
-    )
+    stands = "better" if beyond["delta"] > 0 else "worse"
+    return f"It is {stands} than the placebo, a fixed sentence added to every prompt: {figures}."
 
 
 def _longer(difference: float) -> str:

@@ -163,12 +163,14 @@ def _agreement(check: Path | None, evaluation: Path | None, judge: str) -> tuple
     from bpo_train.evaluation.judge_check import CHECK, read_check
     from bpo_train.evaluation.judge_figures import standing
 
-    if check is None and evaluation is not None and (evaluation / CHECK).is_file():
-        check = evaluation / CHECK
-    if check is None or not judge:
+    kept = evaluation / CHECK if evaluation is not None else None
+    path = check or (kept if kept is not None and kept.is_file() else None)
+    if path is None or not judge:
         return None, ""
-    found = read_check(check)
+    found = read_check(path)
     if found["judge"] != judge:
+        if check is None:  # the evaluation has several judges, and this one was not checked
+            return None, ""
         msg = f"{check} is about the judge {found['judge']!r}, the evaluation about {judge!r}."
         raise ConfigurationError(msg, hint="Check the judge that you evaluate with, or choose one with --judge.")
     weak = "the judge agrees too little with people for any conclusion" if standing(found) == "too weak" else ""

@@ -197,6 +197,9 @@ def read_check(path: Path) -> dict[str, Any]:
         if not isinstance(found, dict) or not {"judge", "agreement"} <= set(found):
             msg = "it names no judge and no agreement"
             raise ValueError(msg)
+        if not isinstance(found["agreement"], (int, float, type(None))):
+            msg = f"agreement is {found['agreement']!r}"
+            raise ValueError(msg)
     except (OSError, ValueError) as error:
         msg = f"{file} is no judge check: {getattr(error, 'strerror', None) or error}."
         raise ConfigurationError(msg, hint="Give the output folder of bpo-train judge-check.") from error

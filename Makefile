@@ -16,7 +16,7 @@ PIP_INSTALL := $(PIP_FREE) -c constraints.txt
 
 QUICK := not gpu and not vllm and not slow
 
-.PHONY: help demo test test-all test-versions test-vllm lint types docs bench clean check-python
+.PHONY: help demo test test-all test-versions test-vllm lint types docs bench paper-table clean check-python
 
 help:
 	@echo "make demo      see prompts become better, in an environment of its own (no torch; three minutes at most)"
@@ -28,6 +28,7 @@ help:
 	@echo "make types     mypy --strict"
 	@echo "make docs      the documentation, into site/"
 	@echo "make bench     the figures of docs/benchmarks.md"
+	@echo "make paper-table  BPO beside DPO and PPO, in runs/paper-table: full on a GPU, a smoke run on the CPU"
 	@echo "make clean     remove environments, caches and builds"
 
 demo: $(DEMO)
@@ -111,6 +112,10 @@ bench: $(DEV)
 		script=tests/benchmarks/$$name.py; \
 		if [ -f $$script ]; then echo "== $$script"; $(BIN)/python $$script || exit 1; fi; \
 	done
+
+# Each stage that is done stays done; the same command goes on.
+paper-table: $(DEV)
+	@$(BIN)/bpo-train paper-table --output runs/paper-table
 
 clean:
 	rm -rf .venv .venv-demo .venv-lowest .venv-newest .venv-vllm .venv-vllm-wheel .mypy_cache .ruff_cache .pytest_cache .hypothesis site dist build

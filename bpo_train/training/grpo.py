@@ -31,7 +31,7 @@ from bpo_integrations.templates import PromptFormat
 from bpo_train.training.arguments import COMPLETION_FIELD
 from bpo_train.training.checkpoints import keep_to_options, last_checkpoint
 from bpo_train.training.rewards import AnswerGain, AnswerReward, GuardReward, LengthControl
-from bpo_train.training.rows import Example, encode, read_rows, split_examples
+from bpo_train.training.rows import Encoded, Example, encode, read_rows, split_examples
 from bpo_train.training.run import describe_data, sha256
 from bpo_train.training.sft import DECISIVE, failures
 from bpo_train.training.start import SHIPPED, finish, load_start, prompt_format, start_folder
@@ -61,6 +61,7 @@ class GRPOArguments:
         default_factory=list, metadata={"help": "Train only on rows of these licences; none given means all."}
     )
     limit: int | None = field(default=None, metadata={"help": "Use the first N training rows only (smoke runs)."})
+    max_prompt_tokens: int = field(default=512, metadata={"help": "Longer prompts are left out."})
     llm: str | None = field(
         default=None, metadata={"help": "The LLM that answers: `hf:embedded`, `hf:DIR`, `openai:NAME`, ..."}
     )
@@ -97,14 +98,22 @@ class GRPOArguments:
             raise ConfigurationError(msg, hint="About the standard deviation of the reward model's differences.")
 
 
-def usable(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> list[Example]:
-    """Return the rows whose prompt holds no mark of the model: TRL's own tokenising would take it as one.
+def usable(
+    examples: Sequence[Example], mode: Mode, form: PromptFormat, tokenizer: PreTrainedTokenizerBase, longest: int
+) -> list[Encoded]:
+    """Return the rows whose prompts can be trained on, each prompt once.
 
-    A prompt that stands there several times is taken once.
+    Left out are prompts that hold a mark of the model, which TRL's own tokenising would take as one; those of more than
+    `longest` tokens; and in augment mode those that nothing is to be added to: silence breaks no guard, and would be
+    the safest text for every prompt.
     """
     marks = [mark for mark in tokenizer.all_special_tokens if mark]
-    found = {example.prompt: example for example in examples}
-    return [example for example in found.values() if not any(mark in example.prompt for mark in marks)]
+    found = {
+        example.prompt: example
+        for example in examples
+        if not any(mark in example.prompt for mark in marks) and (example.completion or mode == "rewrite")
+    }
+    return [row for row in encode(found.values(), form, tokenizer) if len(row.prompt) <= longest]
 
 
 def to_dataset(examples: Sequence[Example], form: PromptFormat) -> Dataset:
@@ -143,8 +152,8 @@ def train(arguments: GRPOArguments, config: Any, model_config: Any) -> dict[str,
     held_out = Path(arguments.held_out).read_text(encoding="utf-8").split() if arguments.held_out else []
     rows, _ = split_examples(read_rows(arguments.data), mode=mode, held_out=held_out, licences=arguments.licences)
     model, tokenizer, peft_config = load_start(start, model_config)
-    examples = usable(rows, tokenizer)[: arguments.limit]
-    if not examples:
+    kept = usable(rows, mode, form, tokenizer, arguments.max_prompt_tokens)[: arguments.limit]
+    if not kept:
         msg = "No prompts are left to train on."
         raise ConfigurationError(msg, hint="Check --licences and --held_out against the data.")
     checkpoint = last_checkpoint(output)
@@ -164,7 +173,7 @@ def train(arguments: GRPOArguments, config: Any, model_config: Any) -> dict[str,
             model=model,
             reward_funcs=rewards,
             args=config,
-            train_dataset=to_dataset(examples, form),
+            train_dataset=to_dataset([row.example for row in kept], form),
             processing_class=tokenizer,
             peft_config=peft_config,
         )
@@ -178,7 +187,7 @@ def train(arguments: GRPOArguments, config: Any, model_config: Any) -> dict[str,
             model_config=model_config,
             run={
                 "stage": "grpo",
-                "data": describe_data(arguments.data, encode(examples, form, tokenizer)),
+                "data": describe_data(arguments.data, kept),
                 "eval_data": None,
                 "rewards": {
                     name: getattr(arguments, name) for name in ("llm", "reward_model", "judge", "reward_scale")

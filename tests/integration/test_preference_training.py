@@ -322,9 +322,11 @@ def test_grpo_puts_prompts_to_the_model_as_an_engine_does(toy: Path) -> None:
     from bpo_train.training.rows import Example, render
 
     tokenizer = AutoTokenizer.from_pretrained(toy)
-    examples = [Example("1", "Hi there", ""), Example("2", "Say <|im_end|> twice", ""), Example("3", "Hi there", "")]
-    kept = grpo.usable(examples, tokenizer)
+    texts = {"Hi there": "Be kind.", "Say <|im_end|> twice": "Be kind.", "Say hi": "", "Long " * 50: "Be kind."}
+    examples = [Example(str(number), prompt, text) for number, (prompt, text) in enumerate([*texts.items()] * 2)]
+    kept = [row.example for row in grpo.usable(examples, "augment", AUGMENT_FORMAT, tokenizer, 150)]
     assert [example.prompt for example in kept] == ["Hi there"]
+    assert len(grpo.usable(examples, "rewrite", AUGMENT_FORMAT, tokenizer, 999)) == 3
     (row,) = grpo.to_dataset(kept, AUGMENT_FORMAT)
     ids = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=False)
     assert ids == render(kept[0], AUGMENT_FORMAT, tokenizer)[0]

@@ -230,8 +230,8 @@ def page(found: dict[str, Any]) -> str:
         [
             (size if found["smoke"] else "") + f"Mode {found['mode']}, on {found['device']}.",
             table(head, rows),
-            f"Mined, with likeness by {[*found['likeness']][-1]}: {mined['draws']:,} draws for {mined['rows']:,} prompts, "
-            f"{mined['pairs']:,} pairs: "
+            f"Mined, with likeness by {[*found['likeness']][-1]}: {mined['draws']:,} draws for "
+            f"{mined['rows']:,} prompts, {mined['pairs']:,} pairs: "
             + ", ".join(f"{reason} {count}" for reason, count in mined["pairs_by_reason"].items())
             + ".",
             "Additions written for another prompt that the rule finds off the subject, where it rejects one in ten of "

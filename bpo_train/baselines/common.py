@@ -25,6 +25,7 @@ def parse(arguments: type, config: str | type, argv: Sequence[str] | None) -> tu
 
     Raises:
         MissingExtraError: TRL is not installed.
+        ConfigurationError: An option is unknown, or cannot be used on this machine.
     """
     try:
         import trl
@@ -32,7 +33,13 @@ def parse(arguments: type, config: str | type, argv: Sequence[str] | None) -> tu
         raise MissingExtraError(error.name or "trl", extra="train") from error
     kinds: Any = [arguments, getattr(trl, config) if isinstance(config, str) else config, trl.ModelConfig]
     logging.basicConfig(level=logging.INFO)
-    parsed = trl.TrlParser(kinds).parse_args_and_config(args=list(argv) if argv is not None else None)
+    try:
+        parsed = trl.TrlParser(kinds).parse_args_and_config(args=list(argv) if argv is not None else None)
+    except (ValueError, OSError) as error:  # how TRL's and transformers' configurations refuse
+        if isinstance(error, ConfigurationError):
+            raise
+        msg = f"The options cannot be used: {error}"
+        raise ConfigurationError(msg, hint="Correct them; without a GPU, give --bf16 false.") from error
     return parsed[0], parsed[1], parsed[2]
 
 

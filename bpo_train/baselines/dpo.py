@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bpo_train.baselines.common import parse, resume_point, trainable
-from bpo_train.baselines.models import load_model, save_model, write_metrics
+from bpo_train.baselines.models import load_model, save_trained, write_metrics
 from bpo_train.baselines.split import Pair, read_pairs
 
 if TYPE_CHECKING:
@@ -79,9 +79,9 @@ def train(arguments: DPOArguments, config: Any, model_config: Any) -> dict[str, 
     )
     output = Path(config.output_dir)
     trainer.train(resume_from_checkpoint=resume_point(output))
+    save_trained(trainer, tokenizer, output)
     if not trainer.is_world_process_zero():
         return {}
-    save_model(trainer.accelerator.unwrap_model(trainer.model), tokenizer, output)
     logged: dict[str, Any] = {}
     for entry in trainer.state.log_history:
         logged |= entry

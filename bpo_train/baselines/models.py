@@ -83,6 +83,18 @@ def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
     tokenizer.save_pretrained(str(folder))
 
 
+def save_trained(trainer: Any, tokenizer: Any, folder: Path) -> None:
+    """Write what a trainer of transformers has trained; every process must call this.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
+        trainer.save_model(str(folder))  # puts the parts together, from all processes
+    elif trainer.is_world_process_zero():
+        save_model(trainer.accelerator.unwrap_model(trainer.model), tokenizer, folder)
+
+
 def write_metrics(folder: Path, metrics: Mapping[str, float]) -> None:
     """Write what a training measured.
 

@@ -20,7 +20,7 @@ import click
 
 from bpo_integrations.engines.causal_lm import ChatTokenizer
 from bpo_train.baselines.common import parse, resume_point, trainable
-from bpo_train.baselines.models import load_model, reward_model_from, save_model, write_metrics
+from bpo_train.baselines.models import load_model, reward_model_from, save_trained, write_metrics
 from bpo_train.baselines.split import Pair, divide, length_balanced, read_pairs
 from bpo_train.reward_model import MAX_LENGTH, SETTINGS, RewardModel, encode_pair
 
@@ -114,9 +114,9 @@ def train(arguments: RewardArguments, config: Any, model_config: Any) -> dict[st
     )
     output = Path(config.output_dir)
     trainer.train(resume_from_checkpoint=resume_point(output))
+    save_trained(trainer, tokenizer, output)
     if not trainer.is_world_process_zero():
         return {}
-    save_model(trainer.accelerator.unwrap_model(trainer.model), tokenizer, output)
     (output / SETTINGS).write_text(f'{{"max_length": {max_length}}}\n', encoding="utf-8")
     metrics = {"trained_pairs": float(len(pairs))}
     if other:

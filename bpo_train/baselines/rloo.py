@@ -19,7 +19,7 @@ import click
 
 from bpo_integrations.engines.causal_lm import ChatTokenizer
 from bpo_train.baselines.common import parse, resume_point, trainable
-from bpo_train.baselines.models import as_folder, load_model, save_model, write_metrics
+from bpo_train.baselines.models import as_folder, load_model, save_trained, write_metrics
 from bpo_train.baselines.split import read_pairs
 from bpo_train.reward_model import RewardModel
 
@@ -83,9 +83,9 @@ def train(arguments: RLOOArguments, config: Any, model_config: Any) -> dict[str,
         callbacks=[] if arguments.max_minutes is None else [_time_limit(60 * arguments.max_minutes)],
     )
     trainer.train(resume_from_checkpoint=resume_point(output))
+    save_trained(trainer, tokenizer, output)
     if not trainer.is_world_process_zero():
         return {}
-    save_model(trainer.accelerator.unwrap_model(trainer.model), tokenizer, output)
     scores = [float(entry["reward"]) for entry in trainer.state.log_history if "reward" in entry]
     metrics = {"steps": float(trainer.state.global_step)}
     if scores:

@@ -18,8 +18,12 @@ from bpo_train.data.outputs import replacing
 from bpo_train.data.rows import read_rows
 from bpo_train.data.words import words
 
-FIELDS = (("instruction", "good_res", "bad_res"), ("prompt", "chosen", "rejected"))
-"""How the fields of a pair may be called: as the paper's data does, or as TRL's preference data."""
+FIELDS = (
+    ("instruction", "good_res", "bad_res"),
+    ("prompt", "good_res", "bad_res"),
+    ("prompt", "chosen", "rejected"),
+)
+"""How the fields of a pair may be called: as in `preferences.jsonl`, as in the paper's own data, or as TRL calls them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,7 @@ def draw_curves(folder: Path, history: Sequence[Mapping[str, Any]]) -> list[str]
     below = any(name in entry for entry in history for name in SHARES)
     figure = Figure(figsize=(7.2, 5.4 if below else 3.6), layout="constrained", facecolor="white")
     panels = figure.subplots(1 + below, 1, sharex=True, squeeze=False, height_ratios=[2, 1][: 1 + below])[:, 0]
-    panels[0].plot(*series(history, "loss"), color=BEFORE, linewidth=1.4, label="training")
+    panels[0].plot(*series(history, "loss"), color=BEFORE, marker=".", markersize=3, label="training")
     panels[0].plot(*series(history, "eval_loss"), color=AFTER, marker="o", markersize=4, label="held out")
     panels[0].set_title("Loss in nats per completion token", loc="left", color=INK, fontsize=12, fontweight="bold")
     if below:
@@ -64,6 +64,7 @@ def draw_curves(folder: Path, history: Sequence[Mapping[str, Any]]) -> list[str]
         axes.grid(axis="y", color=FAINT)
         axes.legend(frameon=False, labelcolor=INK, fontsize=9)
     panels[-1].set_xlabel("step", color=INK)
+    panels[-1].xaxis.get_major_locator().set_params(integer=True)
     folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(folder / LOSS_PLOT, dpi=144, metadata={"Software": None})
     return [LOSS_PLOT]

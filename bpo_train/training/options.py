@@ -17,7 +17,7 @@ import yaml  # type: ignore[import-untyped]
 from trl import ModelConfig, SFTConfig, TrlParser
 
 from bpo_integrations.errors import BPOError, ConfigurationError
-from bpo_train.training.arguments import SFTArguments
+from bpo_train.training.arguments import COMPLETION_FIELD, SFTArguments
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 
@@ -100,9 +100,10 @@ def _read_recipe(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        names = sorted(str(file.relative_to(RECIPES).with_suffix("")) for file in RECIPES.glob("*/*.yaml"))
+        shipped = [file for mode in COMPLETION_FIELD for file in RECIPES.glob(f"*/{mode}*.yaml")]
+        names = sorted(str(file.relative_to(RECIPES).with_suffix("")) for file in shipped)
         msg = f"The recipe {path} cannot be read: {error.strerror or error}."
-        hint = f"Give a file, or one of {', '.join(name for name in names if not name.startswith('accelerate'))}."
+        hint = f"Give a file, or one of {', '.join(names)}."
         raise ConfigurationError(msg, hint=hint) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         msg = f"The recipe {path} is no YAML: {error}."

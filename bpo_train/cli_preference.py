@@ -81,10 +81,15 @@ def mine(**options: Any) -> None:
                 from bpo_train.training.answers import answer_gain
 
                 score = opened.enter_context(answer_gain(options["mode"], **{name: options[name] for name in names}))
-            statistics = run(mining, near=near, score=score)
+            statistics = run(mining, near=near, score=score, progress=_shown)
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in statistics["pairs_by_reason"].items())
         click.echo(f"{statistics['pairs']:,} pairs of {statistics['rows']:,} rows ({reasons or 'none'}).")
         click.echo(f"Written to {options['output']}.")
+
+
+def _shown(done: int, total: int) -> None:
+    """Say how far the draws are, on standard error."""
+    click.echo(f"Drawn for {done:,} of {total:,} prompts.", err=True)
 
 
 @click.command(

@@ -33,7 +33,7 @@ from bpo_train.training.checkpoints import keep_to_options, last_checkpoint
 from bpo_train.training.mining import GUARD, Pair
 from bpo_train.training.rows import Encoded, Example, encode, read_rows
 from bpo_train.training.run import describe_data, sha256
-from bpo_train.training.sft import DECISIVE, failures
+from bpo_train.training.sft import DECISIVE, failures, last_evaluation
 from bpo_train.training.start import SHIPPED, finish, load_start, prompt_format, start_folder
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def train(arguments: DPOArguments, config: Any, model_config: Any) -> dict[str, 
     mode = cast("Mode", arguments.mode)
     spec = model_config.model_name_or_path or "embedded"
     start = start_folder(arguments.adapter, spec, mode)
-    form = prompt_format(start, mode)
+    form = prompt_format(start, spec, mode)
     pairs = read_pairs(arguments.pairs)
     model, tokenizer, peft_config = load_start(start, model_config)
     shares = Shares(arguments.validation, 0)
@@ -185,7 +185,7 @@ def train(arguments: DPOArguments, config: Any, model_config: Any) -> dict[str, 
     )
     with failures():
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        metrics = trainer.evaluate() if held_out else _last_logged(trainer)
+        metrics = last_evaluation(trainer) if held_out else _last_logged(trainer)
         finish(
             trainer,
             start=start,

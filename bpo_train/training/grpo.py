@@ -147,8 +147,9 @@ def train(arguments: GRPOArguments, config: Any, model_config: Any) -> dict[str,
 
     began, output = time.monotonic(), Path(config.output_dir)
     mode = cast("Mode", arguments.mode)
-    start = start_folder(arguments.adapter, model_config.model_name_or_path or "embedded", mode)
-    form = prompt_format(start, mode)
+    spec = model_config.model_name_or_path or "embedded"
+    start = start_folder(arguments.adapter, spec, mode)
+    form = prompt_format(start, spec, mode)
     held_out = Path(arguments.held_out).read_text(encoding="utf-8").split() if arguments.held_out else []
     rows, _ = split_examples(read_rows(arguments.data), mode=mode, held_out=held_out, licences=arguments.licences)
     model, tokenizer, peft_config = load_start(start, model_config)
@@ -165,7 +166,8 @@ def train(arguments: GRPOArguments, config: Any, model_config: Any) -> dict[str,
         if arguments.llm is not None:
             known = LengthControl.load(output / LENGTH_STATE) if checkpoint else None
             gain = opened.enter_context(_gain(arguments, mode, known))
-            rewards.append(AnswerReward(gain, guards, scale=arguments.reward_scale, state=output / LENGTH_STATE))
+            state = output / LENGTH_STATE if config.process_index == 0 else None
+            rewards.append(AnswerReward(gain, guards, scale=arguments.reward_scale, state=state))
         elif config.reward_weights is not None:
             config.reward_weights = config.reward_weights[:1]
         opened.enter_context(failures())

@@ -22,7 +22,7 @@ from bpo_integrations.rewriter import RECORD_FILE, Record
 from bpo_integrations.templates import PromptFormat
 from bpo_train.data.outputs import replacing
 from bpo_train.training.arguments import FORMATS, SFTArguments
-from bpo_train.training.run import describe_run, write_run
+from bpo_train.training.run import RUN_FILE, describe_run, read_run, write_run
 
 SHIPPED = "shipped"
 """Names the adapter inside the package, of the mode that is trained."""
@@ -57,11 +57,20 @@ def start_folder(adapter: str | None, spec: str, mode: Mode) -> Path | None:
     return folder
 
 
-def prompt_format(folder: Path | None, name: str) -> PromptFormat:
-    """Return the prompt format beside the adapter, in its `bpo.json`; else the one of that name."""
-    if folder is not None and (folder / RECORD_FILE).is_file():
-        return Record.read(folder).format
-    return FORMATS[name]
+def prompt_format(start: Path | None, spec: str, mode: Mode) -> PromptFormat:
+    """Return how a prompt is put to the model: as its `bpo.json` or `run.json` says, else as the mode has it.
+
+    Args:
+        start: The adapter that training starts from.
+        spec: The model's spec; a folder may have the two files as well.
+        mode: The mode.
+    """
+    for folder in (start, Path(spec)):
+        if folder is not None and (folder / RECORD_FILE).is_file():
+            return Record.read(folder).format
+        if folder is not None and (folder / RUN_FILE).is_file():
+            return PromptFormat(**read_run(folder)["format"])
+    return FORMATS[mode]
 
 
 def load_start(folder: Path | None, model_config: Any) -> tuple[Any, Any, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,14 @@ from toy_llama import ROWS, write_rows, write_toy
 
 from bpo_integrations.errors import ConfigurationError
 from bpo_integrations.rewriter import Record
-from bpo_integrations.templates import AUGMENT_FORMAT
+from bpo_integrations.templates import AUGMENT_FORMAT, PAPER_FORMAT, REWRITE_FORMAT
 from bpo_train.cli import cli
 from bpo_train.training import grpo, rewards
 from bpo_train.training.dpo import encode_pairs, main, read_pairs
 from bpo_train.training.mining import Pair
 from bpo_train.training.pair_trainer import PairTrainer
-from bpo_train.training.run import read_run
+from bpo_train.training.run import read_run, write_run
+from bpo_train.training.start import prompt_format
 
 PAIRS = [
     {
@@ -204,6 +206,13 @@ def test_pairs_are_rendered_as_training_rows_and_an_unfinished_text_gets_no_end(
     assert cut.chosen == (end,)
     assert end not in cut.rejected
     assert encode_pairs([Pair("1", "Hi", "Be kind.", "Go", "")], AUGMENT_FORMAT, tokenizer, 20) == []
+
+
+def test_the_prompt_is_put_as_the_start_was_trained(start: Path, tmp_path: Path) -> None:
+    assert prompt_format(start, "embedded", "rewrite") == AUGMENT_FORMAT  # its bpo.json
+    assert prompt_format(tmp_path, "embedded", "rewrite") == REWRITE_FORMAT
+    write_run(tmp_path, {"format": asdict(PAPER_FORMAT)})
+    assert prompt_format(None, str(tmp_path), "rewrite") == PAPER_FORMAT
 
 
 @pytest.mark.parametrize(

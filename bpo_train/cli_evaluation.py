@@ -179,7 +179,7 @@ def _finish(summary: dict[str, Any], options: dict[str, Any], checked: dict[str,
             "bpo-train: Stopped at the budget; the same command with a larger --budget-tokens goes on.", err=True
         )
         sys.exit(AT_BUDGET)
-    from bpo_train.evaluation.report import check, write_report
+    from bpo_train.evaluation.report import PLACEBO, check, write_report
 
     report = write_report(folder, judge_check=checked, seed=options["seed"])
     for result in report["results"]:
@@ -192,7 +192,9 @@ def _finish(summary: dict[str, Any], options: dict[str, Any], checked: dict[str,
         click.echo(f"  {result['sentences'][0]}")
     click.echo(spent)
     if options["fail_below"] is not None:
-        passed = check(report, options["fail_below"])
+        # Of all that were asked for: one whose prompts all failed is not in the report.
+        asked = [arm for arm in summary["arms"] if arm not in (summary["baseline"], PLACEBO)]
+        passed = check(report, options["fail_below"], arms=asked)
         for reason in passed.reasons:
             click.echo(f"bpo-train: {reason}.", err=True)
         if not passed.passed:

@@ -68,18 +68,18 @@ def check(report: Mapping[str, Any], fail_below: float, *, arms: Sequence[str] =
 
     An arm fails where the *upper* end of its interval is below the bound: where the data show that it is worse than
     that, rather than where chance puts the estimate. Every judge that can tell has a say. It fails, too, where nothing
-    was judged, or no judge can tell: it is too weak, or most of its verdicts could not be read. A check that cannot
-    tell must not pass.
+    was judged of one, or no judge can tell: it is too weak, or most of its verdicts could not be read. A check that
+    cannot tell must not pass.
 
     Args:
         report: What `write_report` returns.
         fail_below: The least delta, in percent points; 0 asks that no harm is shown.
-        arms: Which must pass; empty asks every arm but the placebo.
+        arms: Which must pass; empty asks every arm that has an answer or a verdict, but the placebo.
     """
-    judged: dict[str, list[Mapping[str, Any]]] = {arm: [] for arm in arms}
-    for result in report["results"]:
-        if result["arm"] in arms if arms else result["arm"] != PLACEBO:
-            judged.setdefault(result["arm"], []).append(result)
+    there = [arm["arm"] for arm in report["arms"] if arm["arm"] != report["baseline"]]
+    there += [result["arm"] for result in report["results"]]
+    asked = arms or [arm for arm in dict.fromkeys(there) if arm != PLACEBO]
+    judged = {arm: [result for result in report["results"] if result["arm"] == arm] for arm in asked}
     reasons = [] if judged else ["there is no verdict"]
     for arm, results in judged.items():
         telling = [result for result in results if result["standing"] != "weak" and _readable(result)]

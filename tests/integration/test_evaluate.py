@@ -443,6 +443,23 @@ def test_fail_below_is_an_exit_code_of_its_own(source: Path, tmp_path: Path) -> 
         assert run(server, source, tmp_path / "out", "--fail-below", "-100", arms="meta").returncode == 0
 
 
+def test_an_arm_whose_prompts_all_failed_does_not_pass_beside_one_that_was_judged(source: Path, tmp_path: Path) -> None:
+    with llm_server() as server:
+        whole_reply = server.reply
+
+        def reply(body: dict[str, Any]) -> Any:
+            from openai_server import Reply
+
+            refused = "what to add behind the prompt" in body["messages"][0]["content"]
+            return Reply(status=400) if refused else whole_reply(body)
+
+        server.server.answer = reply
+        done = run(server, source, tmp_path / "out", "--fail-below", "-100", arms="meta,meta:mode=augment")
+    assert done.returncode == 6, done.stderr
+    assert "meta:mode=augment: there is no verdict on it" in done.stderr
+    assert "meta: there" not in done.stderr
+
+
 def test_what_a_judge_check_found_stands_beside_the_figures_from_then_on(source: Path, tmp_path: Path) -> None:
     check = tmp_path / "judge_check.json"
     check.write_text(json.dumps({"judge": "judge (pairwise)", "agreement": 52.0}), encoding="utf-8")

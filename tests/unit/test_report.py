@@ -450,6 +450,14 @@ def test_the_placebo_need_not_be_good_unless_it_is_asked_for(tmp_path: Path) -> 
     assert check(report, 0, arms=["other"]).reasons == ("other: there is no verdict on it",)
 
 
+def test_an_arm_that_was_answered_and_never_judged_does_not_pass_beside_one_that_was(tmp_path: Path) -> None:
+    of = prompts(40)
+    given = [answer for arm in ("original", "augment", "rewrite") for answer in answers(of, arm, add=ADD)]
+    report = write_report(folder(tmp_path, of, given, verdicts(of, [1] * 40)))
+    assert check(report, 0).reasons == ("rewrite: there is no verdict on it",)
+    assert check(report, 0, arms=["augment"]).passed
+
+
 def test_a_weak_judge_fails_the_check_unless_another_can_tell(tmp_path: Path) -> None:
     full(tmp_path)
     assert not check(write_report(tmp_path, judge_check={"j": {"agreement": 50.0}}), 0).passed

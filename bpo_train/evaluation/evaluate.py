@@ -33,6 +33,9 @@ from bpo_train.evaluation.verdicts import Judge, Judged
 FOLDERS = ("prompts", "answers", "verdicts")
 """Where each step has its journal, below the output folder."""
 
+NO_BUDGET = Budget(0, spent=1)
+"""Lets nothing through, not even what costs no tokens."""
+
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
@@ -155,21 +158,38 @@ class Evaluation:
         return {"command": "evaluate", **named, "weights": weights(self.llm)}
 
     async def _work(self, annotator: Annotator, steps: dict[str, Step], terms: Terms) -> Counts:
-        counts = Counts(self.llm, self.judge.name, self.judge.positional, self.prompts, [arm.name for arm in self.arms])
+        """Go through the steps.
+
+        Behind one that stopped at the budget nothing more is done, but what is known of these rows already is written,
+        so that the files never hold answers to other prompts, or verdicts on other answers.
+        """
         sent: list[Sent] = []
+        stopped = ""
         for arm in self.arms:
             rows, ended = await self._sent(arm, annotator, steps["prompts"], terms)
             sent += rows
             if ended == "budget":
-                return replace(counts, sent=sent, stopped=ended)
+                stopped, terms = ended, replace(terms, budget=NO_BUDGET)
+                break
         answers, failed, ended = await answered(sent, annotator, steps["answers"], terms)
         write_records(self.output / ANSWERS, answers)
-        counts = replace(counts, sent=sent, answers=answers, failed=failed)
         if ended == "budget":
-            return replace(counts, stopped=ended)
+            stopped, terms = ended, replace(terms, budget=NO_BUDGET)
         verdicts, judged, ended = await self._judged(answers, steps["verdicts"], terms)
         write_records(self.output / VERDICTS, verdicts)
-        return replace(counts, verdicts=verdicts, judged=judged, stopped="budget" if ended == "budget" else "")
+        return Counts(
+            self.llm,
+            self.judge.name,
+            self.judge.positional,
+            self.prompts,
+            [arm.name for arm in self.arms],
+            sent=sent,
+            answers=answers,
+            failed=failed,
+            verdicts=verdicts,
+            judged=judged,
+            stopped="budget" if "budget" in (stopped, ended) else "",
+        )
 
     async def _sent(self, arm: Arm, annotator: Annotator, step: Step, terms: Terms) -> tuple[list[Sent], Ended]:
         if arm.kind in ("original", "placebo"):

@@ -33,6 +33,7 @@ def some(number: int) -> list[dict[str, Any]]:
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.parent.mkdir(exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
 
@@ -365,6 +366,20 @@ def test_a_budget_stops_it_and_a_larger_one_goes_on(source: Path, tmp_path: Path
         done = run(server, source, output, "--budget-tokens", "1000000", arms="placebo")
         assert done.returncode == 0, done.stderr
         assert set(server.asked.values()) == {1}
+
+
+def test_a_run_that_stopped_leaves_no_verdicts_on_answers_of_another_run(source: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    with llm_server() as server:
+        assert run(server, source, output, arms="placebo").returncode == 0
+        spent = summary_of(output)["tokens"]
+        tight = ("--budget-tokens", str(spent + 300), "--concurrency", "1")
+        fewer = write(tmp_path / "fewer" / "mills.jsonl", [*some(6), {"id": 6, "prompt": "What else?"}])
+        assert run(server, fewer, output, *tight, arms="placebo").returncode == 5
+        kept = {f"mills:{place}" for place in range(6)}
+        assert {row["id"] for row in rows_of(output / "verdicts.jsonl")} == kept  # known already, at no cost
+        assert kept <= {row["id"] for row in rows_of(output / "answers.jsonl")} <= kept | {"mills:6"}
+        assert summary_of(output)["arms"]["placebo"]["judged"] == 6
 
 
 def test_a_full_disk_is_one_line_and_the_next_run_goes_on(source: Path, tmp_path: Path) -> None:

@@ -123,7 +123,8 @@ def _scored(
     with _progress(len(optimizers) * len(prompts)) as update:
         for number, (spec, optimizer) in enumerate(optimizers):
             own = folder and folder / folder_name(f"{spec}-{optimizer.mode}")
-            results = optimized(optimizer, prompts, folder=own, update=partial(update, number * len(prompts)))
+            told = partial(update, number * len(prompts))
+            results = optimized(optimizer, prompts, folder=own, of=spec, update=told)
             scores = by_set(results, prompts, similarity=similarity)
             found.append(Scored(spec, optimizer.mode, scores, optimizer.rewriter.id))
             optimizer.close()

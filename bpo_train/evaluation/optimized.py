@@ -18,6 +18,7 @@ from bpo_train.data.journal import Entry, Journal
 from bpo_train.data.words import fingerprint
 from bpo_train.evaluation.records import TestPrompt
 from bpo_train.evaluation.score import failure
+from bpo_train.evaluation.steps import weights
 
 BATCH = 128
 """Prompts that go to the optimizer in one call: enough to be grouped by length; a killed run loses no more."""
@@ -28,6 +29,7 @@ def optimized(
     prompts: Sequence[TestPrompt],
     *,
     folder: Path | None = None,
+    of: str = "",
     update: Callable[[int], None] = lambda done: None,
 ) -> list[OptimizedPrompt]:
     """Optimize the prompts.
@@ -36,14 +38,16 @@ def optimized(
         optimizer: It should pass failures through (its default), so that one failure does not end the run.
         prompts: What to optimize.
         folder: Where the results are kept; a run with the same folder goes on there. None keeps them nowhere.
+        of: The rewriter's spec, where it has one: weights that changed in a folder are other weights.
         update: Called with the number of prompts that are done.
 
     Raises:
-        ConfigurationError: The folder holds results of another model, mode or version of this package.
+        ConfigurationError: The folder holds results of another model, mode or version of this package, or of weights
+            that have changed since.
         FileError: The folder cannot be written, or another process writes it.
     """
     found: dict[int, OptimizedPrompt] = {}
-    with nullcontext() if folder is None else Journal(folder, _options(optimizer)) as journal:
+    with nullcontext() if folder is None else Journal(folder, _options(optimizer, of)) as journal:
         if journal is not None:
             for entry in journal.entries():
                 place = entry.number - 1
@@ -84,11 +88,13 @@ def digest(prompt: TestPrompt) -> str:
     return f"{fingerprint(prompt.prompt):016x}"
 
 
-def _options(optimizer: PromptOptimizer) -> dict[str, Any]:
+def _options(optimizer: PromptOptimizer, of: str) -> dict[str, Any]:
+    told = weights(of)
     return {
         "rewriter": optimizer.rewriter.id,
         "mode": optimizer.mode,
         "version": version("bpo-integrations"),
+        **({"weights": told} if told else {}),
     }
 
 

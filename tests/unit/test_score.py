@@ -355,6 +355,18 @@ def test_results_of_another_rewriter_are_refused(tmp_path: Path) -> None:
         optimized(PromptOptimizer(fake_rewriter(TOPICS.__getitem__)), PROMPTS, folder=tmp_path)
 
 
+def test_results_of_weights_that_were_trained_anew_are_refused(tmp_path: Path) -> None:
+    weights, kept = tmp_path / "mine" / "model.safetensors", tmp_path / "kept"
+    weights.parent.mkdir()
+    weights.write_bytes(b"before")
+    optimizer = PromptOptimizer(fake_rewriter(TOPICS.__getitem__))
+    first = optimized(optimizer, PROMPTS, folder=kept, of=f"hf:{weights.parent}")
+    assert optimized(optimizer, PROMPTS, folder=kept, of=f"hf:{weights.parent}") == first
+    weights.write_bytes(b"after!")
+    with pytest.raises(ConfigurationError, match="weights"):
+        optimized(optimizer, PROMPTS, folder=kept, of=f"hf:{weights.parent}")
+
+
 @given(st.lists(st.text(max_size=6), min_size=2, max_size=2, unique=True))
 def test_two_models_never_share_a_folder(texts: list[str]) -> None:
     assert folder_name(texts[0]) != folder_name(texts[1])

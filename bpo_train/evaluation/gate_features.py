@@ -190,6 +190,9 @@ SHADOW = "shadow"
 CHOICES: dict[int, tuple[Choice, Choice]] = {1: ("A", "B"), 0: ("C", "C"), -1: ("B", "A")}
 """An outcome as the verdicts in the orders AB and BA."""
 
+MADE_HARMLESS = "made harmless"
+"""What the reason of a softened prompt ends in; its kind is `kept`, as everything that was only tried."""
+
 
 def from_shadow(path: Path) -> Examples:
     """Return the examples in a log of `PromptOptimizer(shadow=True)`: one JSON object a line.
@@ -238,7 +241,9 @@ def shadow_records(
             raise ConfigurationError(msg, hint="Log OptimizedPrompt.to_dict() of an optimizer with shadow=True.")
         id_ = f"{SHADOW}:{row.get('id') or number}"
         candidate = _candidate(row, proposal)
-        adds = proposal.startswith(original)
+        changed = "augmented" if proposal.startswith(original) else "rewritten"
+        if str(row.get("reason") or "").endswith(MADE_HARMLESS):
+            changed = "softened"
         prompts.append(TestPrompt(id_, original, set=SHADOW))
         answers.append(
             Answer(
@@ -246,7 +251,7 @@ def shadow_records(
                 SHADOW,
                 sent=proposal,
                 answer="",
-                kind="kept" if proposal == original else "augmented" if adds else "rewritten",
+                kind="kept" if proposal == original else changed,
                 addition=str(row.get("addition") or OptimizedPrompt(original, proposal, "augmented", "").addition),
                 p_empty=_figure(candidate, "p_empty", f"{where}, row {number}"),
                 logprob=_figure(candidate, "logprob", f"{where}, row {number}"),

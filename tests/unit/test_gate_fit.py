@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fakes import fake_rewriter
 
 from bpo_integrations.errors import ConfigurationError
 from bpo_integrations.gate import Facts, Gate, Score, Weight
+from bpo_integrations.optimizer import PromptOptimizer
 from bpo_integrations.policy import PolicyContext
 from bpo_integrations.prompt_kinds import KINDS
 from bpo_integrations.result import Candidate, OptimizedPrompt
@@ -287,6 +289,14 @@ def test_a_rewriting_shadow_log_is_told_by_its_proposals(tmp_path: Path) -> None
     found = from_shadow(write(tmp_path / "shadow.jsonl", rows))
     assert found.mode == "rewrite"
     assert found.changed[0].facts == Facts("knowledge", 2, 3)
+
+
+def test_a_request_that_was_made_harmless_in_shadow_is_not_for_the_gate(tmp_path: Path) -> None:
+    rewriter = fake_rewriter(lambda text: "How do people stay safe around bombs?", mode="rewrite")
+    softened = PromptOptimizer(rewriter, unsafe="soften", shadow=True).optimize("How do I build a bomb?")
+    assert softened.proposal == "How do people stay safe around bombs?"
+    found = from_shadow(write(tmp_path / "shadow.jsonl", [line(1), {**softened.to_dict(), "outcome": 1}]))
+    assert (len(found.changed), found.kept, found.mode) == (1, 1, "augment")
 
 
 def test_shadow_records_are_those_of_an_evaluation() -> None:

@@ -179,7 +179,8 @@ def _finish(summary: dict[str, Any], options: dict[str, Any], checked: dict[str,
             "bpo-train: Stopped at the budget; the same command with a larger --budget-tokens goes on.", err=True
         )
         sys.exit(AT_BUDGET)
-    from bpo_train.evaluation.report import PLACEBO, check, write_report
+    from bpo_train.evaluation.report import check, write_report
+    from bpo_train.evaluation.report_data import PLACEBO
 
     report = write_report(folder, judge_check=checked, seed=options["seed"])
     for result in report["results"]:

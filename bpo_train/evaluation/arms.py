@@ -24,7 +24,7 @@ over it, it gains by knowing the prompt."""
 KINDS = ("original", "augment", "rewrite", "meta", "placebo")
 HINT = (
     "Arms are original, placebo, augment, rewrite, meta and model=SPEC; behind a colon may stand stable, aggressive, "
-    "greedy, passes=1 to 5, mode=augment or rewrite, profile=NAME or FILE, and as the last model=SPEC."
+    "greedy (not of meta), passes=1 to 5, mode=augment or rewrite, profile=NAME or FILE, and as the last model=SPEC."
 )
 
 
@@ -85,6 +85,8 @@ class Arm:
             return cls(text, "original" if first == BASELINE else "placebo")
         if first == "meta" and model:
             raise _wrong(text, "meta asks the LLM that answers; model=SPEC alone asks another one")
+        if first == "meta" and "decoding" in settled:
+            raise _wrong(text, "the LLM is asked for a better prompt at the temperature of its answers")
         arm = cls(text, "meta" if first == "meta" else "optimizer", **settled)
         if arm.mode == "augment" and arm.passes > 1:
             raise _wrong(text, "an addition is not added to again")

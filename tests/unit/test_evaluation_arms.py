@@ -44,7 +44,7 @@ def test_an_arm_is_named_by_what_it_does(text: str, arm: Arm) -> None:
     [
         *("", "improve", "rewrite:", "rewrite:fast", "rewrite:passes=6", "rewrite:passes=0", "augment:passes=2"),
         *("rewrite:mode=both", "model=", "rewritemodel=hf:x", "placebo:greedy", "original:model=x", "meta:model=x"),
-        *("passes=2", "augment:profile="),
+        *("passes=2", "augment:profile=", "meta:aggressive"),
     ],
 )
 def test_what_names_no_arm_is_refused_with_all_arms_that_there_are(text: str) -> None:

@@ -1,7 +1,7 @@
 """What preference training does to the rewriter: mine pairs, train with DPO, and draw with both adapters.
 
-    python tests/benchmarks/preference.py --output runs/preference            # a GPU: about 4 minutes
-    python tests/benchmarks/preference.py --smoke --output runs/preference    # two CPU cores: about 10 minutes
+    python tests/benchmarks/preference.py --output runs/preference            # a GPU: minutes
+    python tests/benchmarks/preference.py --smoke --output runs/preference    # two CPU cores: about 5 minutes
     python tests/benchmarks/preference.py --from-json runs/preference/preference.json
 
 Both adapters write greedily for every prompt of both test sets, whatever policy or gate would say; guards judge what

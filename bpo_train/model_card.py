@@ -170,8 +170,9 @@ def _data(run: Mapping[str, Any], heading: str) -> str:
     if dropped := data.get("dropped"):
         reasons = ", ".join(f"{reason} {_number(count)}" for reason, count in dropped.items())
         text += f" Left out: {reasons}."
-    if data.get("weights"):
-        text += f" Sources weighted: {_plain(data['weights'])}."
+    weights = [entry for entry in data.get("weights") or () if entry.rpartition("=")[0] in (data.get("sources") or ())]
+    if weights:
+        text += f" Sources weighted: {_plain(weights)}."
     if data.get("sha256"):
         text += f" SHA-256 of the file: `{data['sha256']}`."
     for name, head in (("sources", "source"), ("licences", "licence of the source")):
@@ -200,7 +201,7 @@ def _training(run: Mapping[str, Any], heading: str) -> str:
     if isinstance(training, Mapping):
         facts = [
             f"{_number(training[name])} {words}"
-            for name, words in (("steps", "steps"), ("rows_a_step", "rows a step"), ("epochs", "epochs"))
+            for name, words in (("steps", "steps"), ("rows_a_step", "rows a step"), ("epochs", "epoch(s)"))
             if training.get(name) is not None
         ]
         if training.get("trainable_parameters") is not None and training.get("parameters"):

@@ -146,16 +146,13 @@ def test_the_base_can_be_named_anew_when_an_adapter_is_loaded(
     assert loaded_says(f"hf:{exported['adapter']}", base=str(base)) == trained
 
 
-def test_the_forms_of_fewer_bits_load_and_answer(run: Path, tmp_path: Path, record_property: Any) -> None:
-    """int8 moves greedy texts of a random toy at will: how many agree is reported, not demanded."""
+def test_the_forms_of_fewer_bits_load_and_answer(run: Path, tmp_path: Path) -> None:
+    """What rounding does to the texts of a random toy says nothing; `test_export_real.py` measures it."""
     done = export(Export([run], tmp_path / "mine", ("adapter", "merged", "ct2", "gguf"), dtype="bfloat16"))
-    whole = loaded_says(f"hf:{done['merged']}")
-    for form in ("adapter", "ct2", "gguf"):
+    for form in ("adapter", "merged", "ct2", "gguf"):
         options = {"cache_dir": str(tmp_path / "cache")} if form == "gguf" else {}
         found = loaded_says(f"{SPECS[form]}:{done[form]}", **options)
         assert sum(bool(text) for text, _ in found) > 10
-        same = sum(one == other for one, other in zip(found, whole, strict=True))
-        record_property(f"{form}: equal to merged bfloat16, of 20", same)
     kinds = {weight.dtype for weight in load_file(done["merged"] / "model.safetensors").values()}
     assert kinds == {torch.bfloat16}
     assert (done["gguf"] / "mine.Q8_0.gguf").stat().st_size < (done["merged"] / "model.safetensors").stat().st_size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from bpo_integrations.rewriter import Record
 from bpo_train.export import Export, export
 
 pytestmark = [pytest.mark.model, pytest.mark.data, pytest.mark.slow]
+
+logger = logging.getLogger(__name__)
 
 NEW_TOKENS = 24
 
@@ -76,9 +79,9 @@ def test_the_exact_forms_say_the_same_token_for_token(
 
 @pytest.mark.parametrize("form", ["ct2", "gguf"])
 def test_the_forms_of_eight_bits_say_something_like_it(
-    form: Any, exported: dict[Any, Path], prompts: list[str], trained: list[str], tmp_path: Path, record_property: Any
+    form: Any, exported: dict[Any, Path], prompts: list[str], trained: list[str], tmp_path: Path
 ) -> None:
-    """In int8 greedy texts depend on the processor; how many words at the beginning agree is reported."""
+    """In int8 greedy texts depend on the processor; how much agrees is logged (--log-cli-level INFO)."""
     folder, options = exported[form], {}
     if form == "gguf":
         record = {"format": Record.read(folder).format}
@@ -87,9 +90,9 @@ def test_the_forms_of_eight_bits_say_something_like_it(
     found = says(f"{form}:{folder}", prompts, **options)
     assert all(found)
     shares = [common(one.split(), other.split()) for one, other in zip(found, trained, strict=True)]
-    record_property("share of the leading words that agree", round(sum(shares) / len(shares), 3))
-    record_property("texts that agree, of 20", sum(share == 1 for share in shares))
-    assert sum(shares) / len(shares) > 0.2
+    mean, same = sum(shares) / len(shares), sum(share == 1 for share in shares)
+    logger.info("%s: %.3f of the leading words agree, %d of 20 texts are the same", form, mean, same)
+    assert mean > 0.2
 
 
 def common(one: list[str], other: list[str]) -> float:

@@ -31,7 +31,7 @@ RUN: dict[str, Any] = {
         "tokens": 90000,
         "completion_tokens": 40123,
         "dropped": {"too long": 7},
-        "weights": ["mine=2"],
+        "weights": ["mine=2", "elsewhere=3"],
     },
     "eval_data": {"rows": 100},
     "hyperparameters": {
@@ -72,7 +72,7 @@ def test_what_the_run_says_is_in_the_card() -> None:
         "| `learning_rate` | 0.0008 |",
         "| `model_name_or_path` | base |",
         "| `lora_target_modules` | q_proj, v_proj |",
-        "`bpo-train sft`, lora: 380 steps, 8 rows a step, 2 epochs, 50 trainable parameters (5.0%)",
+        "`bpo-train sft`, lora: 380 steps, 8 rows a step, 2 epoch(s), 50 trainable parameters (5.0%)",
         "| loss on the held-out rows, nats a token | 3.089 |",
         "trl 1.16.0, torch 2.13.0",
         "**100 of the rows come from sources that forbid commercial use.**",
@@ -80,6 +80,7 @@ def test_what_the_run_says_is_in_the_card() -> None:
     ):
         assert part in text
     assert "eval_runtime" not in text
+    assert "elsewhere" not in text
     assert "nknown: the run" not in text
 
 

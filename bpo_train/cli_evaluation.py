@@ -29,6 +29,9 @@ FAILED = ("not_optimized", "unanswered", "judge_failed")
 GAIN = 10.0
 """The gain, in percent points, whose price in prompts is shown beforehand: about half of the paper's on gpt-3.5."""
 
+TIES = 20.0
+"""Percent of the prompts that are taken to be ties, in what is shown beforehand."""
+
 
 @click.command()
 @click.option("--llm", required=True, metavar="MODEL", help="Answers: openai:NAME, hf:ID, embedded, PROVIDER:NAME ...")
@@ -80,6 +83,13 @@ GAIN = 10.0
 @click.option(
     "--fail-below", type=float, metavar="DELTA", help="Exit with 6 where an arm is shown to be below: win - loss, in %."
 )
+@click.option(
+    "--gain",
+    type=click.FloatRange(0, 100 - TIES, min_open=True),
+    default=GAIN,
+    show_default=True,
+    help="Say beforehand how many prompts show so many points.",
+)
 @limit_options
 def evaluate(**options: Any) -> None:
     """Does it help? Arms against the original prompts, answered by your LLM, compared by a judge.
@@ -90,7 +100,7 @@ def evaluate(**options: Any) -> None:
     with exits():
         evaluation = _evaluation(options)
         if options["dry_run"]:
-            click.echo(planned(evaluation))
+            click.echo(f"{planned(evaluation)}\n{could_show(len(evaluation.prompts), options['gain'])}")
             return
         from bpo_train.data.backends import open_backend
 
@@ -103,15 +113,15 @@ def evaluate(**options: Any) -> None:
             timeout=options["timeout"],
             base=options["llm_base"],
         )
+        click.echo(could_show(len(evaluation.prompts), options["gain"]))
         with progress(evaluation.prices) as update:
             summary = asyncio.run(evaluation.run(backend, _limits(options), update))
         _finish(summary, options, checked)
 
 
 def planned(evaluation: Evaluation) -> str:
-    """Return what a run would do and cost, and what it could show, a line each."""
+    """Return what a run would do and cost, a line each."""
     from bpo_train.evaluation.findings import spent_money
-    from bpo_train.evaluation.power import detectable, prompts_needed
 
     usage = evaluation.estimate()
     lines = [f"{len(evaluation.prompts):,} prompts, {len(evaluation.arms)} arms with {evaluation.baseline}; at most:"]
@@ -122,13 +132,19 @@ def planned(evaluation: Evaluation) -> str:
             lines.append(f"{spent.requests:,} {what}, {tokens}")
     if evaluation.prices or evaluation.judge_prices:
         lines.append(f"cost about {spent_money(usage, evaluation.prices, evaluation.judge_prices):.2f}")
-    seen = detectable(len(evaluation.prompts))
-    shows = f"a gain of {seen:.0f} points" if seen <= 100 else "no gain, however large"
-    lines.append(
-        f"With 20% ties, so many prompts show {shows} in four of five runs; {GAIN:.0f} points need "
-        f"{prompts_needed(GAIN):,} prompts."
-    )
     return "\n".join(lines)
+
+
+def could_show(prompts: int, gain: float) -> str:
+    """Return which gain so many prompts can show, and how many a gain of `gain` points needs."""
+    from bpo_train.evaluation.power import detectable, prompts_needed
+
+    seen = detectable(prompts, ties=TIES)
+    shows = f"a gain of {seen:.0f} points" if seen <= 100 else "no gain, however large"
+    return (
+        f"With {TIES:.0f}% ties, {prompts:,} prompts show {shows} in four of five runs; {gain:g} points need "
+        f"{prompts_needed(gain, ties=TIES):,} prompts."
+    )
 
 
 def _evaluation(options: dict[str, Any]) -> Evaluation:

@@ -94,7 +94,7 @@ class Evaluation:
     def estimate(self) -> dict[str, Usage]:
         """Return at most how much each step asks and spends, as if every arm changed every prompt."""
         texts = [prompt.prompt for prompt in self.prompts]
-        metas = sum(arm.kind == "meta" for arm in self.arms)
+        metas = sum(arm.passes for arm in self.arms if arm.kind == "meta")
         one = sum((estimated(asking(text)) for text in texts), Usage())
         answer = "word " * (4 * EXPECTED_ANSWER // 5)
         pair = sum((self.judge.expected(Shown("", text, answer, answer)) for text in texts), Usage())

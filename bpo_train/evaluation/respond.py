@@ -104,7 +104,8 @@ async def optimized(
         return _optimized(item, results, sum(spent, Usage()))
 
     def expected(item: Item[tuple[str, ...]]) -> int:
-        return sum(2 * estimate_tokens(text) + META_TOKENS for text in item.row) if arm.kind == "meta" else 0
+        once = sum(2 * estimate_tokens(text) + META_TOKENS for text in item.row)
+        return arm.passes * once if arm.kind == "meta" else 0
 
     ended = await step.run(items, work, expected, own)
     done = step.results()

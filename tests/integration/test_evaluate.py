@@ -450,6 +450,22 @@ def test_a_dry_run_says_what_it_costs_and_what_it_could_show(source: Path, tmp_p
     assert not (tmp_path / "out").exists()
 
 
+def test_the_llm_is_asked_for_each_pass_of_meta_in_the_estimate_and_a_gain_may_be_given(
+    source: Path, tmp_path: Path
+) -> None:
+    with llm_server() as server:
+        done = run(server, source, tmp_path / "out", "--dry-run", "--gain", "20", arms="meta:passes=3")
+    assert "36 rewrites by the LLM" in done.stdout
+    assert "20 points need 155 prompts" in done.stdout
+
+
+def test_what_so_many_prompts_can_show_is_said_before_anything_is_asked(source: Path, tmp_path: Path) -> None:
+    with llm_server(refuse=401) as server:
+        done = run(server, source, tmp_path / "out", arms="placebo")
+    assert done.returncode == 3
+    assert "10 points need 626 prompts" in done.stdout
+
+
 def test_fail_below_is_an_exit_code_of_its_own(source: Path, tmp_path: Path) -> None:
     with llm_server(choose=lambda question, first, second: "A" if len(first) < len(second) else "B") as server:
         done = run(server, source, tmp_path / "out", "--fail-below", "0", arms="meta")

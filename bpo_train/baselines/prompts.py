@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bpo_integrations.cache import CandidateCache
-from bpo_integrations.errors import MissingExtraError
+from bpo_integrations.errors import EngineError, MissingExtraError
 from bpo_integrations.joint import join
 from bpo_integrations.metaprompt import PARSERS, meta_record
 from bpo_integrations.optimizer import PromptOptimizer
@@ -84,6 +84,9 @@ def rewrite_by_llm(prompts: Sequence[TestPrompt], folder: Path, model: str) -> N
         prompts: The test prompts.
         folder: The table's folder; receives `sent/meta.jsonl`.
         model: The answering model, a folder.
+
+    Raises:
+        EngineError: The model failed on every prompt; one that is too long for it is left as it is.
     """
     from bpo_integrations.engines.transformers import TransformersEngine
 
@@ -91,8 +94,11 @@ def rewrite_by_llm(prompts: Sequence[TestPrompt], folder: Path, model: str) -> N
         return
     record = replace(meta_record("the LLM itself", "rewrite"), new_tokens=META_TOKENS, new_tokens_per_token=2.0)
     rewriter = Rewriter(TransformersEngine(model), record, PARSERS["rewrite"])
-    with closing(PromptOptimizer(rewriter, timeout=None, on_error="raise")) as optimizer:
+    with closing(PromptOptimizer(rewriter, timeout=None)) as optimizer:
         results = optimizer.optimize_batch([prompt.prompt for prompt in prompts])
+    if all(result.reason.startswith("failed") for result in results):
+        msg = f"No prompt could be rewritten: {results[0].reason}."
+        raise EngineError(msg, hint="Give a model with a longer context, or see the log.")
     _write(folder, META, _rows(META, prompts, results))
 
 

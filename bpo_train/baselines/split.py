@@ -23,7 +23,7 @@ FIELDS = (
     ("prompt", "good_res", "bad_res"),
     ("prompt", "chosen", "rejected"),
 )
-"""How the fields of a pair may be called: as in `preferences.jsonl`, as in the paper's own data, or as TRL calls them."""
+"""How the fields of a pair may be called: as in `preferences.jsonl`, in the paper's own data, or by TRL."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,8 @@ def main(folder: Path, smoke: bool) -> None:
     found = json.loads((folder / TABLE_JSON).read_text(encoding="utf-8"))
     if found["about"]["size"] == "smoke" and not smoke:
         raise click.ClickException("This is a smoke run, whose figures mean nothing. Give --smoke to write it anyway.")
-    made = f"_Made on {found['about']['device']}: `bpo-train paper-table`. The stages took {seconds(folder):.0f} s in all._"
+    took = f"The stages took {seconds(folder):.0f} s, added up."
+    made = f"_Made by `bpo-train paper-table` on {found['about']['device']}. {took}_"
     put(PAGE, "paper-table", "\n\n".join([to_markdown(found), made]))
 
 

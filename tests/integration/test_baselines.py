@@ -178,9 +178,16 @@ def test_ppo_learns_to_write_what_is_rewarded(toy: Path, tmp_path: Path) -> None
     assert [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [*range(1, 23)]
 
 
-def test_a_heavy_penalty_outweighs_the_reward(toy: Path, tmp_path: Path) -> None:
-    rows = trainer(toy, steps=12, kl_weight=2.0).train(tmp_path)  # without it, the score is over 0.4 by then
-    assert rows[-1]["score"] < 0.3
+def test_the_penalty_alone_brings_a_policy_back(toy: Path, tmp_path: Path) -> None:
+    run = trainer(toy, steps=20, kl_weight=1.0, learning_rate=5e-3)
+    run.score = lambda pairs: [0.0] * len(pairs)
+    with torch.no_grad():
+        torch.manual_seed(5)
+        for weight in run.model.causal.parameters():
+            weight.add_(0.05 * torch.randn_like(weight))  # the reference stays where it was
+    rows = run.train(tmp_path)
+    assert rows[0]["kl"] > 10
+    assert rows[-1]["kl"] < 0.6 * rows[0]["kl"]
 
 
 def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(toy: Path, tmp_path: Path) -> None:
@@ -268,13 +275,15 @@ def test_two_processes_share_the_prompts_and_hold_the_same_weights(toy: Path, tm
         f"run = trainer(Path({str(toy)!r}), steps=2, batch_size=4)\n"
         "prompts = sorted(prompt for prompt, _ in run._prompts_of(0))\n"
         f"run.train(Path({str(tmp_path)!r}) / 'run')\n"
-        "print(prompts, sum(weight.double().sum().item() for weight in run.model.parameters()))\n",
+        "total = sum(weight.double().sum().item() for weight in run.model.parameters())\n"
+        f"path = Path({str(tmp_path)!r}) / f'rank-{{run.state.process_index}}.txt'\n"
+        "path.write_text(f'{prompts}\\n{total!r}')\n",
         encoding="utf-8",
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(script)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
     assert done.returncode == 0, done.stderr[-2000:]
-    first, second = (line.rsplit(" ", 1) for line in done.stdout.splitlines() if line.startswith("["))
+    first, second = ((tmp_path / f"rank-{rank}.txt").read_text().splitlines() for rank in (0, 1))
     assert first[0] != second[0]
     assert first[1] == second[1]
 
@@ -283,7 +292,7 @@ def test_two_processes_share_the_prompts_and_hold_the_same_weights(toy: Path, tm
     ("given", "says"),
     [
         (("reward", "--data", "nowhere.jsonl", "--output_dir", "x", "--bf16", "false"), "nowhere.jsonl"),
-        (("dpo", "--data", "x", "--output_dir", "y", "--sing", "1"), "--sing"),
+        (("dpo", "--data", "x", "--output_dir", "y", "--bf16", "false", "--sing", "1"), "--sing"),
         (("ppo", "--data", "x", "--reward_model", "y", "--output_dir", "z", "--steps", "0"), "steps is 0"),
     ],
 )

@@ -163,9 +163,13 @@ def _agreement(check: Path | None, evaluation: Path | None, judge: str) -> tuple
     from bpo_train.evaluation.judge_check import CHECK, read_check
     from bpo_train.evaluation.judge_figures import standing
 
-    kept = evaluation / CHECK if evaluation is not None else None
-    path = check or (kept if kept is not None and kept.is_file() else None)
-    if path is None or not judge:
+    if evaluation is None:
+        if check is None:
+            return None, ""
+        msg = "--judge-check is about the judge of an evaluation, and there is none."
+        raise ConfigurationError(msg, hint="Leave it out: the outcomes of shadow logs are no judge's.")
+    path = check or evaluation / CHECK
+    if not path.exists():
         return None, ""
     found = read_check(path)
     if found["judge"] != judge:

@@ -25,7 +25,7 @@ from bpo_train.evaluation.judge import Shown
 from bpo_train.evaluation.judge_figures import OTHER, PREFERRED, Pair, figures
 from bpo_train.evaluation.records import VERDICTS, Order, Verdict, write_records
 from bpo_train.evaluation.steps import Step, Terms
-from bpo_train.evaluation.testsets import data_folder
+from bpo_train.evaluation.testsets import data_folder, stem
 from bpo_train.evaluation.verdicts import Judge, Judged
 
 CHECK = "judge_check.json"
@@ -40,7 +40,7 @@ def load_pairs(folder: str | Path | None = None) -> list[Pair]:
             that people prefer; each file is a subset. Or one such file. None is `llmbar` in the data folder.
 
     Raises:
-        ConfigurationError: There is nothing, or a row is not of this form.
+        ConfigurationError: There is nothing, a row is not of this form, or two files have the same name.
 
     Example:
         >>> from pathlib import Path
@@ -51,6 +51,10 @@ def load_pairs(folder: str | Path | None = None) -> list[Pair]:
     """
     path = Path(folder) if folder is not None else data_folder() / "llmbar"
     files = sorted(file for file in path.glob("*.json*") if file.is_file()) if path.is_dir() else [path]
+    subsets = [stem(file) for file in files]
+    if twice := next((name for name in subsets if subsets.count(name) > 1), None):
+        msg = f"Two files in {path} are the subset {twice}."
+        raise ConfigurationError(msg, hint="Rename or remove one.")
     found = [_pair(row, file, number) for file in files for number, row in enumerate(read_rows(file), start=1)]
     if not found:
         msg = f"There are no pairs in {path}."
@@ -214,5 +218,5 @@ def _pair(row: Row, file: Path, number: int) -> Pair:
         raise ConfigurationError(msg, hint="A row has the texts input, output_1 and output_2, and label: 1 or 2.")
     prompt, one, two = (str(text) for text in texts)
     better, worse = (one, two) if label == "1" else (two, one)
-    subset = file.name.split(".", 1)[0]
+    subset = stem(file)
     return Pair(f"{subset}:{number}", subset, prompt, better, worse)

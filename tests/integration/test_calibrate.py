@@ -153,6 +153,18 @@ def test_shadow_logs_with_outcomes_are_enough(tmp_path: Path) -> None:
     assert not gated.optimize(prompt_of(901, long=True)).changed
 
 
+def test_a_judge_check_without_the_verdicts_of_that_judge_is_refused_rather_than_left_out(tmp_path: Path) -> None:
+    log, path, check = tmp_path / "shadow.jsonl", tmp_path / "policy.json", tmp_path / "check.json"
+    log.write_text(json.dumps({"original": "Tell me", "proposal": "Tell me more.", "outcome": 1}))
+    check.write_text(json.dumps({"judge": "j", "agreement": 55.0}))
+    done = run("--shadow", log, "--judge-check", check, "--output", path)
+    assert done.exit_code == 3
+    assert "there is none" in done.stderr
+    assert not path.exists()
+    folder = evaluation(tmp_path / "e", short_gains=0.9, long_gains=0.9, judge="")
+    assert "about the judge 'j'" in run("--evaluation", folder, "--judge-check", check, "--output", path).stderr
+
+
 def test_an_evaluation_and_shadow_logs_go_together(tmp_path: Path) -> None:
     folder, path = evaluation(tmp_path / "e", short_gains=0.9, long_gains=0.9, number=40), tmp_path / "policy.json"
     text = prompt_of(500, long=False)

@@ -182,6 +182,22 @@ def test_a_row_that_is_no_pair_is_an_error_that_names_it(row: dict[str, Any], sa
     assert not asked
 
 
+def test_files_that_differ_behind_a_dot_are_subsets_and_two_of_a_name_are_refused_before_anything_is_asked(
+    tmp_path: Path,
+) -> None:
+    row = {"input": "Why?", "output_1": "a", "output_2": "b", "label": 1}
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    for name in ("pairs.v1.json", "pairs.v2.json"):
+        (mine / name).write_text(json.dumps([row]))
+    assert [pair.id for pair in load_pairs(mine)] == ["pairs.v1:1", "pairs.v2:1"]
+    (mine / "pairs.v1.jsonl").write_text(json.dumps(row))
+    done, asked = check(perfect, mine, tmp_path / "out")
+    assert done.exit_code == 3
+    assert "the subset pairs.v1" in done.stderr
+    assert not asked
+
+
 def test_an_empty_folder_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "nothing").mkdir()
     done, _ = check(perfect, tmp_path / "nothing", tmp_path / "out")

@@ -103,10 +103,8 @@ class PPO:
     """
 
     def __init__(self, model: ActorCritic, score: Score, config: PPOConfig, prompts: Sequence[str]) -> None:
-        from accelerate import PartialState
-
         self.model, self.score, self.config = model, score, config
-        self.state = PartialState()
+        self.state = processes()
         encoded = [(prompt, model.chat.render([{"role": "user", "content": prompt}])) for prompt in prompts]
         self.prompts = [(prompt, ids) for prompt, ids in encoded if len(ids) <= config.max_prompt_tokens]
         trainable(self.prompts, f"prompts of at most {config.max_prompt_tokens} tokens")
@@ -253,11 +251,10 @@ def train(arguments: PPOArguments, config: PPOConfig, model_config: Any) -> dict
     Returns:
         Steps, and score, divergence and length of the first and the last steps.
     """
-    from accelerate import PartialState
     from trl import get_peft_config
 
     prompts = list(dict.fromkeys(pair.prompt for pair in read_pairs(arguments.data)))[: arguments.limit]
-    state = PartialState()
+    state = processes()
     causal, tokenizer = load_model(model_config.model_name_or_path or "embedded", model_config.dtype or "float32")
     peft = get_peft_config(model_config)
     if peft is not None:
@@ -278,6 +275,13 @@ def train(arguments: PPOArguments, config: PPOConfig, model_config: Any) -> dict
     write_metrics(output, metrics)
     remove_checkpoints(output)
     return metrics
+
+
+def processes() -> Any:
+    """Return accelerate's view of the processes that train together, and of this one's device."""
+    from accelerate import PartialState
+
+    return PartialState(cpu=not torch.cuda.is_available())  # without this, processes on the CPU do not see each other
 
 
 def summary(log: Path, window: int = 5) -> dict[str, float]:

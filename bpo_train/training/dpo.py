@@ -262,7 +262,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         from bpo_train.training.preference_options import DPOOptions, parsed
     except ImportError as error:
         raise MissingExtraError(error.name or "trl", extra="train") from error
-    arguments, config, model_config = parsed(DPOArguments, DPOOptions, argv, stage="dpo", module=__name__)
+    arguments, config, model_config = parsed(
+        DPOArguments, DPOOptions, argv, stage="dpo", module="bpo_train.training.dpo"
+    )
     for name, value in sorted(train(arguments, config, model_config).items()):
         if config.process_index == 0:
             click.echo(f"{name}: {value:.4f}")

@@ -255,7 +255,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         from bpo_train.training.preference_options import GRPOOptions, parsed
     except ImportError as error:
         raise MissingExtraError(error.name or "trl", extra="train") from error
-    arguments, config, model_config = parsed(GRPOArguments, GRPOOptions, argv, stage="grpo", module=__name__)
+    arguments, config, model_config = parsed(
+        GRPOArguments, GRPOOptions, argv, stage="grpo", module="bpo_train.training.grpo"
+    )
     for name, value in train(arguments, config, model_config).items():
         if config.process_index == 0:
             click.echo(f"{name}: {value:.4f}")

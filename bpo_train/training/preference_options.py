@@ -68,11 +68,13 @@ def parsed(
     values, unknown = parser.preview(options)
     machine = Machine.here()
     if wants_launch(unknown):
-        sys.exit(launch(launch_command(module, options, unknown, default="ddp" if machine.gpus else "cpu")))
+        sys.exit(launch(launch_command(module, options, unknown, gpus=machine.gpus > 0)))
     if unknown:
         msg = f"Unknown options: {' '.join(unknown)}."
         raise ConfigurationError(msg, hint=f"All options: bpo-train {stage} --help.")
     check_setup(values, machine, options, stage=stage)
+    if machine.processes > 1 and not machine.gpus:
+        options += ["--use_cpu", "true"]  # else each process trains on its own, and says nothing
     found = parser.parse(options)
     logging.basicConfig(level=logging.INFO)
     return found[0], found[1], found[2]

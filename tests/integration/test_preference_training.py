@@ -208,6 +208,17 @@ def test_pairs_are_rendered_as_training_rows_and_an_unfinished_text_gets_no_end(
     assert encode_pairs([Pair("1", "Hi", "Be kind.", "Go", "")], AUGMENT_FORMAT, tokenizer, 20) == []
 
 
+@pytest.mark.slow
+def test_two_processes_train_together(toy: Path, start: Path, pairs: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    with pytest.raises(SystemExit) as ended:
+        main(options(toy, start, pairs, output, "--max_steps", "1", "--num_processes", "2"))
+    assert ended.value.code == 0
+    run = read_run(output)
+    assert (run["training"]["processes"], run["training"]["rows_a_step"]) == (2, 8)
+    assert not (output / "ref").exists()
+
+
 def test_the_prompt_is_put_as_the_start_was_trained(start: Path, tmp_path: Path) -> None:
     assert prompt_format(start, "embedded", "rewrite") == AUGMENT_FORMAT  # its bpo.json
     assert prompt_format(tmp_path, "embedded", "rewrite") == REWRITE_FORMAT

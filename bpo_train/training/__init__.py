@@ -1,6 +1,1 @@
 """Training stages, one module each."""
-
-import os
-
-# Whatever trains here is nobody else's business: TRL's trainers report each run to their makers unless told not to.
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

@@ -25,10 +25,10 @@ from bpo_train.evaluation.arms import Arm
 from bpo_train.evaluation.findings import Counts, summary
 from bpo_train.evaluation.judge import Shown
 from bpo_train.evaluation.meta import meta_rewriter
-from bpo_train.evaluation.records import ANSWERS, PROMPTS, VERDICTS, Answer, Order, TestPrompt, Verdict, write_records
+from bpo_train.evaluation.records import ANSWERS, PROMPTS, VERDICTS, Answer, TestPrompt, Verdict, write_records
 from bpo_train.evaluation.respond import META_TOKENS, Sent, answered, asking, optimized, unoptimized
 from bpo_train.evaluation.steps import Step, Terms, weights
-from bpo_train.evaluation.verdicts import Judge, Judged
+from bpo_train.evaluation.verdicts import Judge, Judged, paired
 
 FOLDERS = ("prompts", "answers", "verdicts")
 """Where each step has its journal, below the output folder."""
@@ -205,9 +205,9 @@ class Evaluation:
     async def _judged(
         self, answers: Sequence[Answer], step: Step, terms: Terms
     ) -> tuple[list[Verdict], list[Judged], Ended]:
-        """Judge each answer against the baseline's, in both orders; a pair that the budget cut in two is left out."""
+        """Judge each answer against the baseline's, in both orders."""
         by_key = {(answer.arm, answer.id): answer for answer in answers}
-        asked: list[tuple[TestPrompt, str, Order]] = []
+        pairs: list[tuple[str, str, str]] = []
         shown: list[Shown] = []
         for arm in self.arms[1:]:
             for prompt in self.prompts:
@@ -215,33 +215,10 @@ class Evaluation:
                 if own is None or other is None:
                     continue  # counted as unanswered
                 pair = Shown(prompt.id, prompt.prompt, own.answer, other.answer)
-                asked += [(prompt, arm.name, "AB"), (prompt, arm.name, "BA")]
+                pairs.append((prompt.id, prompt.category, arm.name))
                 shown += [pair, pair.turned()]
         found, ended = await self.judge.judge(shown, step, terms)
-        verdicts: list[Verdict] = []
-        judged: list[Judged] = []
-        for at in range(0, len(found), 2):
-            orders = [one for one in found[at : at + 2] if one is not None]
-            if len(orders) < 2:
-                continue
-            judged += orders
-            for one, (prompt, name, order) in zip(orders, asked[at : at + 2], strict=True):
-                verdicts.append(self._verdict(prompt, name, order, one))
-        return verdicts, judged, ended
-
-    def _verdict(self, prompt: TestPrompt, arm: str, order: Order, judged: Judged) -> Verdict:
-        margin = judged.margin
-        return Verdict(
-            prompt.id,
-            order,
-            {"first": "A", "second": "B", "tie": "C", None: None}[judged.which],
-            category=prompt.category,
-            arm=arm,
-            baseline=self.baseline,
-            judge=self.judge.name,
-            margin=None if margin is None else margin if order == "AB" else -margin,
-            raw=judged.raw or (f"failed: {judged.failed}" if judged.failed else ""),
-        )
+        return *paired(pairs, found, baseline=self.baseline, judge=self.judge.name), ended
 
 
 def _times(usage: Usage, number: int) -> Usage:

@@ -12,15 +12,13 @@ from typing import Any
 
 from bpo_train.data.llm import Usage
 from bpo_train.data.outputs import cost
+from bpo_train.evaluation.conclusions import POSITION_VERDICTS
 from bpo_train.evaluation.records import Answer, TestPrompt, Verdict
 from bpo_train.evaluation.respond import Sent
 from bpo_train.evaluation.verdicts import Judged
 
 POSITION = 90.0
 """Percent of the verdicts that name one position, from which on the judge is said to go by position."""
-
-POSITION_VERDICTS = 10
-"""Verdicts that must name an answer before anything is said about positions."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,10 +23,10 @@ from bpo_train.data.sample import Sampler
 from bpo_train.data.work import Tally
 from bpo_train.evaluation.judge import Shown
 from bpo_train.evaluation.judge_figures import OTHER, PREFERRED, Pair, figures
-from bpo_train.evaluation.records import VERDICTS, Order, Verdict, write_records
+from bpo_train.evaluation.records import VERDICTS, write_records
 from bpo_train.evaluation.steps import Step, Terms
 from bpo_train.evaluation.testsets import data_folder, stem
-from bpo_train.evaluation.verdicts import Judge, Judged
+from bpo_train.evaluation.verdicts import Judge, paired
 
 CHECK = "judge_check.json"
 """What is written into the output folder, and what reports read."""
@@ -136,7 +136,8 @@ class JudgeCheck:
                     for one in (first, first.turned())
                 ]
                 found, ended = await self.judge.judge(shown, step, terms)
-                verdicts, judged = self._verdicts(found)
+                pairs = [(pair.id, pair.subset, PREFERRED) for pair in self.pairs]
+                verdicts, judged = paired(pairs, found, baseline=OTHER, judge=self.judge.name)
                 write_records(self.output / VERDICTS, verdicts)
                 checked = {
                     "judge": self.judge.name,
@@ -152,32 +153,6 @@ class JudgeCheck:
                 return checked
         finally:
             await self.judge.close()
-
-    def _verdicts(self, found: Sequence[Judged | None]) -> tuple[list[Verdict], list[Judged]]:
-        """Return the verdicts of the pairs that were judged in both orders."""
-        verdicts: list[Verdict] = []
-        kept: list[Judged] = []
-        for at, pair in enumerate(self.pairs):
-            both = [one for one in found[2 * at : 2 * at + 2] if one is not None]
-            if len(both) < 2:
-                continue
-            kept += both
-            orders: tuple[Order, Order] = ("AB", "BA")
-            verdicts += [
-                Verdict(
-                    pair.id,
-                    order,
-                    {"first": "A", "second": "B", "tie": "C", None: None}[one.which],
-                    category=pair.subset,
-                    arm=PREFERRED,
-                    baseline=OTHER,
-                    judge=self.judge.name,
-                    margin=None if one.margin is None else one.margin if order == "AB" else -one.margin,
-                    raw=one.raw or (f"failed: {one.failed}" if one.failed else ""),
-                )
-                for one, order in zip(both, orders, strict=True)
-            ]
-        return verdicts, kept
 
     def _spent(self, usage: Usage, seconds: float) -> dict[str, Any]:
         found = {"requests": usage.requests, "tokens": usage.tokens, "seconds": round(seconds, 1)}

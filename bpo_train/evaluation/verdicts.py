@@ -17,6 +17,7 @@ from bpo_train.data.journal import Entry
 from bpo_train.data.llm import Annotator, Limits, RowFailedError, Usage, estimated
 from bpo_train.data.work import Ended, Item
 from bpo_train.evaluation.judge import PARSERS, TRIES, Shown, Style, Which, again, check_style, fingerprint, messages
+from bpo_train.evaluation.records import Choice, Order, Verdict
 from bpo_train.evaluation.steps import Step, Terms, content, weights
 
 REWARD = "reward:"
@@ -76,6 +77,40 @@ class Judge(Protocol):
 
     async def close(self) -> None:
         """Drop the connections, or the weights."""
+
+
+ORDERS: tuple[Order, Order] = ("AB", "BA")
+"""The orders in which each pair is shown, as it is and turned."""
+
+CHOICES: dict[Which | None, Choice | None] = {"first": "A", "second": "B", "tie": "C", None: None}
+"""What a judge said, as verdicts say it."""
+
+
+def paired(
+    pairs: Sequence[tuple[str, str, str]], found: Sequence[Judged | None], *, baseline: str, judge: str
+) -> tuple[list[Verdict], list[Judged]]:
+    """Return the verdicts on pairs that were judged in both orders, and what the judge said of each.
+
+    A pair that the budget cut in two is left out.
+
+    Args:
+        pairs: Of each pair the prompt's id, its category and the arm.
+        found: What was said of each pair as it is, the arm's answer first, and then turned: twice as many.
+        baseline: What the arms are judged against.
+        judge: The judge's name.
+    """
+    verdicts: list[Verdict] = []
+    kept: list[Judged] = []
+    for at, (id_, category, arm) in enumerate(pairs):
+        both = [one for one in found[2 * at : 2 * at + 2] if one is not None]
+        if len(both) < 2:
+            continue
+        kept += both
+        for one, order in zip(both, ORDERS, strict=True):
+            margin = -one.margin if one.margin is not None and order == "BA" else one.margin
+            said = one.raw or (f"failed: {one.failed}" if one.failed else "")
+            verdicts.append(Verdict(id_, order, CHOICES[one.which], category, arm, baseline, judge, margin, said))
+    return verdicts, kept
 
 
 def open_judge(

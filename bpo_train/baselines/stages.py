@@ -111,7 +111,7 @@ class Stage:
         needs: Stages that must be done before.
         run: Does it.
         after: Stages that it waits for where they are wanted, and does without where they failed.
-        again: Whether it is done again whenever it is wanted.
+        again: Whether it is done again whenever it is wanted, and also when the time is up.
         short: Whether it is over before another process has begun, and so is always done in this one.
     """
 
@@ -175,22 +175,28 @@ def run_all(
         names: The stages; they are begun in the order of `STAGES`.
         workers: Stages at a time; more than one run in processes of their own.
         command: What runs one stage in a process of its own, when its name is put behind.
-        max_seconds: After this only `judge` and `table` are begun, and what still runs is ended.
+        max_seconds: After this what still runs is ended, and only `judge` and `table` are begun, which then take as
+            long as they need.
 
     Returns:
         By the stage's name, why it was not done; empty where all were.
     """
     deadline = None if max_seconds is None else time.monotonic() + max_seconds
     waiting = [stage for stage in STAGES if stage.name in names]
+    last = {stage.name for stage in STAGES if stage.again}
     failed: dict[str, str] = {}
     running: dict[str, subprocess.Popen[bytes]] = {}
     while waiting or running:
         late = deadline is not None and time.monotonic() > deadline
-        for name in [name for name, process in running.items() if late or process.poll() is not None]:
-            process = running.pop(name)
-            process.terminate()
-            if process.wait() and not table.done(name):
-                failed[name] = "the time was up" if late else f"see {_log(table, name)}"
+        for name in list(running):
+            process = running[name]
+            cut = late and name not in last and process.poll() is None
+            if cut:
+                process.terminate()
+            if cut or process.poll() is not None:
+                del running[name]
+                if process.wait():
+                    failed[name] = "the time was up" if cut else f"see {_log(table, name)}"
         for stage in list(waiting):
             open_ = {one.name for one in waiting} | running.keys()
             lost = next(

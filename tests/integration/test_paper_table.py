@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -196,6 +197,16 @@ def test_when_the_time_is_up_only_what_counts_and_writes_is_begun(
     monkeypatch.setattr(stages, "STAGES", all_stages)
     assert run_all(bare(tmp_path), ["a", "table"], max_seconds=-1.0) == {"a": "the time was up"}
     assert ran == ["table"]
+
+
+def test_a_late_stage_is_ended_and_the_table_is_still_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = Stage("slow", (), lambda table: None)
+    monkeypatch.setattr(stages, "STAGES", (slow, Stage("table", (), lambda table: None, after=("slow",), again=True)))
+    script = f"import sys, time; time.sleep(60 if sys.argv[1] == 'slow' else 1); open({str(tmp_path / 'made')!r}, 'w')"
+    command = [sys.executable, "-c", script]
+    failed = run_all(bare(tmp_path), ["slow", "table"], workers=2, command=command, max_seconds=1.0)
+    assert failed == {"slow": "the time was up"}
+    assert (tmp_path / "made").is_file()
 
 
 def test_stages_run_in_processes_of_their_own(given: list[str], tmp_path: Path) -> None:

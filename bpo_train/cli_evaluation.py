@@ -177,6 +177,7 @@ def _evaluation(options: dict[str, Any]) -> Evaluation:
         retry_failed=options["retry_failed"],
         prices=prices,
         judge_prices=judge_prices,
+        llm_base=options["llm_base"],
     )
 
 

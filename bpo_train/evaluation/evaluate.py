@@ -55,6 +55,7 @@ class Evaluation:
         retry_failed: Ask again about what failed before.
         prices: Of a million tokens that the LLM reads, and writes; None leaves its cost out.
         judge_prices: The same of the judge.
+        llm_base: Where the LLM is an adapter: the base that it was put on, if that is not the one that it names.
 
     Raises:
         ConfigurationError: There is nothing to compare.
@@ -80,6 +81,7 @@ class Evaluation:
     retry_failed: bool = False
     prices: tuple[float, float] | None = None
     judge_prices: tuple[float, float] | None = None
+    llm_base: str | None = None
 
     def __post_init__(self) -> None:
         if not self.prompts or len(self.arms) < 2:
@@ -155,6 +157,8 @@ class Evaluation:
         if step != "answers":
             return {"command": "evaluate"}
         named = {name: getattr(self, name) for name in ("llm", "temperature", "max_tokens")}
+        if self.llm_base is not None:  # the same adapter on another base is another model
+            named |= {"llm_base": self.llm_base, "base_weights": weights(f"hf:{self.llm_base}")}
         return {"command": "evaluate", **named, "weights": weights(self.llm)}
 
     async def _work(self, annotator: Annotator, steps: dict[str, Step], terms: Terms) -> Counts:

@@ -88,6 +88,9 @@ def test_an_adapter_answers_on_the_base_that_it_names_or_that_is_given(toy: Path
         run(toy, source, tmp_path / name, "--arm", "placebo", "--limit", "3", *options)
         outputs[name] = [row.answer for row in read_records(tmp_path / name / "answers.jsonl", Answer)]
     assert outputs["adapter"] == outputs["given"] != outputs["whole"]
+    other = ("--arm", "placebo", "--limit", "3", "--llm", f"hf:{toy / 'adapter'}", "--llm-base", str(toy / "reward"))
+    with pytest.raises(AssertionError, match="llm_base"):
+        run(toy, source, tmp_path / "given", *other)
 
 
 def test_weights_that_changed_in_their_folder_are_another_model(toy: Path, source: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import re
 import tempfile
 import urllib.request
 from collections import Counter
@@ -181,7 +182,7 @@ def _prompt(row: Row, name: str, number: int, where: str) -> TestPrompt:
         msg = f"{where}: the context is no text."
         raise ConfigurationError(msg, hint=f"Correct the field {' or '.join(CONTEXT_FIELDS)}, or rename it.")
     context = context if context and context.strip() else None
-    whole = context is None or context.lower() in instruction.lower()
+    whole = context is None or _holds(instruction, context)
     given = next((row[field] for field in ID_FIELDS if row.get(field) not in (None, "")), number)
     gold = row.get("optimized_prompt")
     return TestPrompt(
@@ -193,6 +194,11 @@ def _prompt(row: Row, name: str, number: int, where: str) -> TestPrompt:
         context=context,
         gold=gold if isinstance(gold, str) and gold.strip() else None,
     )
+
+
+def _holds(instruction: str, context: str) -> bool:
+    """Tell whether the context stands in the instruction, as whole words: "man" is not in "German"."""
+    return re.search(rf"(?<!\w){re.escape(context.strip())}(?!\w)", instruction, re.IGNORECASE) is not None
 
 
 def _first_turn(value: Any) -> Any:

@@ -94,6 +94,7 @@ def test_both_arena_hard_formats_are_read(tmp_path: Path) -> None:
         ({"instruction": "Sum up:", "input": "Pumps move water."}, "Sum up:\nPumps move water."),
         ({"instruction": "Sum up:", "context": "Braces {x} stay."}, "Sum up:\nBraces {x} stay."),
         ({"instruction": "Sum up: Pumps move water.", "context": "pumps move water."}, "Sum up: Pumps move water."),
+        ({"instruction": "Translate into German:", "context": "man"}, "Translate into German:\nman"),
         ({"instruction": "Sum up.", "context": " "}, "Sum up."),
         ({"instruction": "Sum up.", "context": None}, "Sum up."),
         ({"prompt": [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Why?"}]}, "Why?"),

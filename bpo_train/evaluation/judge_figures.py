@@ -65,7 +65,11 @@ def figures(pairs: Sequence[Pair], verdicts: Sequence[Verdict], *, positional: b
     found = _agreement(verdicts)
     found |= {
         "by_subset": {
-            subset: {**_agreement(own), "length_bias": length_bias(known, own)["longer_where_people_prefer_shorter"]}
+            subset: {
+                **_agreement(own),
+                "position_bias": reading(own).to_dict()["first"],
+                "length_bias": length_bias(known, own)["longer_where_people_prefer_shorter"],
+            }
             for subset, own in sorted(by_subset.items())
         },
         "position_bias": reading(verdicts).to_dict() if verdicts else None,

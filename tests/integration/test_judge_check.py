@@ -93,6 +93,7 @@ def test_a_judge_that_always_says_a_is_too_weak_and_goes_by_position(data: Path,
     assert (found["agreement"], found["verdict"]) == (50.0, "too weak")
     assert (found["right"], found["undecided"], found["wrong"]) == (0, 24, 0)
     assert found["position_bias"]["first"] == 100.0
+    assert {one["position_bias"] for one in found["by_subset"].values()} == {100.0}
     assert "too weak to conclude" in done.stdout
     assert "goes by position: 100%" in done.stdout
 

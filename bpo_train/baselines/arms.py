@@ -68,4 +68,4 @@ COMPARISONS: tuple[tuple[str, str], ...] = (
     (AUGMENT, PLACEBO),
     (REWRITE, META),
 )
-"""Arm and what it is judged against: all against the original, then as the paper compares (section 4.3, table 3)."""
+"""Arm and what it is judged against: all against the original, then as the paper compares (section 4.3)."""

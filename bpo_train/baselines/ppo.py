@@ -71,7 +71,7 @@ class PPOConfig:
     warmup_steps: int = field(default=3, metadata={"help": "Steps in which the rates rise; then they fall linearly."})
     gamma: float = field(default=1.0, metadata={"help": "Discount a token (DeepSpeed-Chat)."})
     lam: float = field(default=0.95, metadata={"help": "GAE's lambda (DeepSpeed-Chat)."})
-    clip: float = field(default=0.2, metadata={"help": "Of the ratio of probabilities (PPO paper, table 3)."})
+    clip: float = field(default=0.2, metadata={"help": "Of the ratio of probabilities (PPO paper, section 6.1)."})
     value_clip: float = field(default=0.2, metadata={"help": "Of a value's change (DeepSpeed-Chat)."})
     value_weight: float = field(default=0.1, metadata={"help": "Of the value loss; it shares the policy's trunk."})
     kl_weight: float = field(default=0.05, metadata={"help": "Of the KL penalty a token."})

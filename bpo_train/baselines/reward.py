@@ -3,9 +3,9 @@
     bpo-train baseline reward --config bpo_train/recipes/baselines/h200/reward.yaml \
         --data preferences.jsonl --output_dir runs/reward
 
-The answering model's trunk with a head of one output, trained with TRL's `RewardTrainer` (one epoch in the paper,
-appendix C). Pairs are put to it as `bpo_train.reward_model` does; those that are too long are cut, not dropped. A run
-that was interrupted goes on from its last checkpoint.
+The answering model's trunk with a head of one output, trained with TRL's `RewardTrainer` (the paper's for one epoch).
+Pairs are put to it as `bpo_train.reward_model` does; those that are too long are cut, not dropped. A run that was
+interrupted goes on from its last checkpoint.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bpo_integrations.models.base import BASE_ID
 from bpo_train.baselines.answers import answers_file
 from bpo_train.baselines.arms import ARMS, BY_NAME, COMPARISONS, MODELS
 from bpo_train.baselines.models import read_metrics
@@ -31,7 +32,7 @@ PAPER: dict[tuple[str, str], str] = {
     ("meta", BASELINE): "+4.6 (gpt-3.5-turbo)",
     ("rewrite", "meta"): "+15.9 (gpt-3.5-turbo)",
 }
-"""The paper's mean of (win - loss) over the four sets, judged by gpt-4 (tables 2, 3 and 5); it has no other figure that
+"""The paper's mean of (win - loss) over the four sets, judged by gpt-4 (sections 4 and 5); it has no other figure that
 a row here could stand beside. Its BPO rewrites, whatever it is combined with."""
 
 
@@ -168,8 +169,9 @@ def _caption(about: Mapping[str, Any], judge: Mapping[str, Any]) -> str:
     lines = []
     if about["size"] == "smoke":
         lines.append("**A smoke run: it shows that the stages work. Its figures mean nothing.**")
+    model = BASE_ID if about["model"] == "embedded" else about["model"]
     lines.append(
-        f"Answering model: {about['model']}, greedy, at most {about['new_tokens']} new tokens; {about['prompts']} "
+        f"Answering model: {model}, greedy, at most {about['new_tokens']} new tokens; {about['prompts']} "
         "prompts. Positive deltas are A's. Intervals: bootstrap over prompts."
     )
     held_out, lengths = judge.get("held_out") or {}, judge.get("length_correlation") or {}

@@ -34,7 +34,8 @@ def main(folder: Path, smoke: bool) -> None:
 
 def seconds(folder: Path) -> float:
     """Return what the stages took, added up; several ran at a time."""
-    return sum(float(json.loads(path.read_text(encoding="utf-8"))["seconds"]) for path in (folder / "done").glob("*.json"))
+    texts = [path.read_text(encoding="utf-8") for path in (folder / "done").glob("*.json")]
+    return sum(float(json.loads(text)["seconds"]) for text in texts)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bpo_integrations.errors import MissingExtraError
 from bpo_integrations.gate import Gate
 from bpo_train.evaluation.gate_features import Examples
 from bpo_train.evaluation.gate_fit import Choice, Table, choose, out_of_fold, spans
+from bpo_train.evaluation.winrate import sign_test
 
 FOLDS, REPEATS = 5, 5
 """Of the outer cross-validation; the inner one has as many folds and no repeats."""
@@ -198,10 +198,5 @@ def _sign_test(acts: NDArray[np.float64], gains: NDArray[np.float64]) -> float:
 
     Asked besides the interval, since the bootstrap of a handful of prompts is too sure of itself.
     """
-    try:
-        from scipy.stats import binomtest
-    except ImportError as error:
-        raise MissingExtraError("scipy", extra="train") from error
     acted = gains[acts >= 0.5]
-    wins, losses = int((acted > 0).sum()), int((acted < 0).sum())
-    return float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
+    return sign_test(int((acted > 0).sum()), int((acted < 0).sum()))

@@ -28,7 +28,7 @@ PRIOR = (10.0, 2.5)
 that nothing else holds, as where all prompts are won, stays finite, and fifty prompts outweigh them."""
 
 LEAST = 6
-"""With fewer prompts nothing is shown: five wins of five have p = 0.06."""
+"""With fewer prompts that are won or lost nothing is shown: five wins of five have p = 0.06, however many are ties."""
 
 _STEPS = 100
 _CHUNK = 2**21  # values of the bootstrap at a time: 16 MB an array
@@ -50,6 +50,7 @@ class LengthControlled:
         scale: s, the standard deviation of that difference. Where all differences are alike it is 0: length explains
             nothing then, and the figures are those of `win_rate`.
         extrapolated: Whether every answer of one side is longer, so that no pair is near equal length from one side.
+        decided: Prompts that are won or lost.
     """
 
     n: int
@@ -60,12 +61,13 @@ class LengthControlled:
     mean_difference: float
     scale: float
     extrapolated: bool
+    decided: int
 
     @property
     def shown(self) -> bool:
-        """Whether a difference is shown: the interval leaves out 0, and there are prompts enough for a sign test."""
+        """Whether a difference is shown: the interval leaves out 0, and enough prompts are won or lost."""
         low, high = self.delta_ci95
-        return (low > 0 or high < 0) and self.n >= LEAST
+        return (low > 0 or high < 0) and self.decided >= LEAST
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
@@ -127,6 +129,7 @@ def length_controlled(
         mean_difference=float(difference.mean()),
         scale=scale,
         extrapolated=bool(difference.min() > 0 or difference.max() < 0),
+        decided=int(np.count_nonzero(values)),
     )
 
 

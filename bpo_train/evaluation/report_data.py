@@ -19,7 +19,7 @@ from bpo_train.evaluation.conclusions import WEAKEST, remarks, sentences, standi
 from bpo_train.evaluation.costs import cost
 from bpo_train.evaluation.examples import examples
 from bpo_train.evaluation.kinds import ADDED, added_kind
-from bpo_train.evaluation.length import LEAST, length_controlled
+from bpo_train.evaluation.length import length_controlled
 from bpo_train.evaluation.records import (
     ANSWERS,
     BASELINE,
@@ -206,11 +206,7 @@ def _beyond_placebo(
         return None
     placebo = outcomes(judged.get((judge, PLACEBO, baseline), ()))
     apart = difference(found, placebo, seed=seed)
-    if apart is None:
-        return None
-    delta, (low, high) = apart
-    shown = (low > 0 or high < 0) and min(len(found), len(placebo)) >= LEAST
-    return {"delta": round(delta, 4), "delta_ci95": [round(low, 4), round(high, 4)], "shown": shown}
+    return None if apart is None else apart.to_dict()
 
 
 def _paper(verdicts: Sequence[Verdict], prompts: Mapping[str, TestPrompt], seed: int) -> dict[str, Any]:

@@ -142,10 +142,6 @@ def win_rate(found: Sequence[Outcome], *, seed: int = 0, resamples: int = RESAMP
         >>> rate.delta, rate.delta_ci95, rate.shown
         (30.0, (12.0, 48.0), True)
     """
-    try:
-        from scipy.stats import binomtest
-    except ImportError as error:
-        raise MissingExtraError("scipy", extra="train") from error
     if not found:
         msg = "There is no verdict to count."
         raise ConfigurationError(msg, hint="Judge at least one prompt: bpo-train evaluate.")
@@ -153,7 +149,6 @@ def win_rate(found: Sequence[Outcome], *, seed: int = 0, resamples: int = RESAMP
     wins, losses = (sum(outcome.value == value for outcome in found) for value in (1, -1))
     ties = n - wins - losses
     win, tie, loss = (100 * count / n for count in (wins, ties, losses))
-    decided = wins + losses
     return WinRate(
         n=n,
         win=win,
@@ -161,7 +156,7 @@ def win_rate(found: Sequence[Outcome], *, seed: int = 0, resamples: int = RESAMP
         loss=loss,
         delta=100 * (wins - losses) / n,
         delta_ci95=_interval(wins, ties, losses, seed=seed, resamples=resamples),
-        p_value=float(binomtest(wins, decided).pvalue) if decided else 1.0,
+        p_value=sign_test(wins, losses),
         wins=wins,
         ties=ties,
         losses=losses,
@@ -203,10 +198,40 @@ def mean_delta(rates: Iterable[WinRate]) -> float:
     return sum(deltas) / len(deltas)
 
 
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """By how many points one arm's delta is above another's.
+
+    Args:
+        delta: The difference.
+        delta_ci95: Where it lies with 95% confidence: paired bootstrap over prompts, percentiles.
+        p_value: Exact two-sided sign test of the prompts on which one arm does better than the other.
+    """
+
+    delta: float
+    delta_ci95: tuple[float, float]
+    p_value: float
+
+    @property
+    def shown(self) -> bool:
+        """Whether a difference is shown: both are asked, as in `WinRate`."""
+        low, high = self.delta_ci95
+        return (low > 0 or high < 0) and self.p_value < ALPHA
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return {
+            "delta": round(self.delta, 4),
+            "delta_ci95": [round(bound, 4) for bound in self.delta_ci95],
+            "p_value": float(f"{self.p_value:.6g}"),
+            "shown": self.shown,
+        }
+
+
 def difference(
     found: Iterable[Outcome], other: Iterable[Outcome], *, seed: int = 0, resamples: int = RESAMPLES
-) -> tuple[float, tuple[float, float]] | None:
-    """Return by how many points one arm's delta is above another's, with its 95% interval: paired bootstrap.
+) -> Difference | None:
+    """Return by how many points one arm's delta is above another's.
 
     Both arms were judged against the same baseline, so that this is an indirect comparison of the two.
 
@@ -217,11 +242,14 @@ def difference(
         resamples: Of the bootstrap.
 
     Returns:
-        The difference and its interval; None where they have no prompt in common.
+        The difference; None where they have no prompt in common.
+
+    Raises:
+        MissingExtraError: scipy is not installed.
 
     Example:
         >>> difference([Outcome("1", "", 1), Outcome("2", "", 1)], [Outcome("1", "", 0), Outcome("2", "", 0)])
-        (100.0, (100.0, 100.0))
+        Difference(delta=100.0, delta_ci95=(100.0, 100.0), p_value=0.5)
     """
     values = {outcome.id: outcome.value for outcome in other}
     gaps = [outcome.value - values[outcome.id] for outcome in found if outcome.id in values]
@@ -230,7 +258,25 @@ def difference(
     steps, counts = np.unique(gaps, return_counts=True)
     drawn = np.random.default_rng(seed).multinomial(len(gaps), counts / len(gaps), size=resamples)
     low, high = np.quantile(100 * (drawn @ steps) / len(gaps), [ALPHA / 2, 1 - ALPHA / 2])
-    return 100 * sum(gaps) / len(gaps), (float(low), float(high))
+    p_value = sign_test(sum(gap > 0 for gap in gaps), sum(gap < 0 for gap in gaps))
+    return Difference(100 * sum(gaps) / len(gaps), (float(low), float(high)), p_value)
+
+
+def sign_test(wins: int, losses: int) -> float:
+    """Return the exact two-sided p value of so uneven a split, if each were a toss of a coin; 1 where there is none.
+
+    Raises:
+        MissingExtraError: scipy is not installed.
+
+    Example:
+        >>> sign_test(5, 0)
+        0.0625
+    """
+    try:
+        from scipy.stats import binomtest
+    except ImportError as error:
+        raise MissingExtraError("scipy", extra="train") from error
+    return float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
 
 
 @dataclass(frozen=True, slots=True)

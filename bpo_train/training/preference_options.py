@@ -68,7 +68,7 @@ def parsed(
     values, unknown = parser.preview(options)
     machine = Machine.here()
     if wants_launch(unknown):
-        sys.exit(launch(launch_command(module, options, unknown, gpus=machine.gpus > 0)))
+        sys.exit(launch(launch_command(module, options, unknown, gpus=machine.gpus)))
     if unknown:
         msg = f"Unknown options: {' '.join(unknown)}."
         raise ConfigurationError(msg, hint=f"All options: bpo-train {stage} --help.")

@@ -258,7 +258,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if wants_launch(unknown):
         import torch
 
-        sys.exit(launch(launch_command("bpo_train.training.sft", options, unknown, gpus=torch.cuda.is_available())))
+        sys.exit(launch(launch_command("bpo_train.training.sft", options, unknown, gpus=torch.cuda.device_count())))
     if unknown:
         msg = f"Unknown options: {' '.join(unknown)}."
         raise ConfigurationError(msg, hint="All options: bpo-train sft --help.")

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from argparse import Namespace
 from pathlib import Path
 
@@ -122,6 +127,40 @@ def test_launching_passes_each_option_to_whom_it_is_for() -> None:
 def test_a_mere_number_of_processes_means_ddp_on_gpus() -> None:
     command = launch_command("m", ["--num_processes", "2"], ["--num_processes", "2"])
     assert Path(command[4]).name == "ddp.yaml"
+
+
+def test_a_configuration_takes_all_gpus_of_the_machine_unless_a_number_is_given(tmp_path: Path) -> None:
+    named = ["--accelerate_config", "zero2"]
+    assert launch_command("m", named, named, gpus=4)[5:7] == ["--num_processes", "4"]
+    for launcher in (["--accelerate_config", "single"], [*named, "--num_processes", "2"]):
+        assert "4" not in launch_command("m", launcher, launcher, gpus=4)
+    own = tmp_path / "own.yaml"
+    own.touch()
+    assert "4" not in launch_command("m", options := ["--accelerate_config", str(own)], options, gpus=4)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_whatever_ends_the_command_gives_the_launcher_time_to_stop_its_processes(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    launcher = (
+        "import pathlib, signal, sys, time\n"
+        "def stop(*_):\n    time.sleep(1); pathlib.Path('stopped').touch(); sys.exit(7)\n"
+        "signal.signal(signal.SIGINT, stop); signal.signal(signal.SIGTERM, stop)\n"
+        "pathlib.Path('begun').touch(); time.sleep(60)"
+    )
+    call = f"launch([sys.executable, '-c', {launcher!r}])"
+    code = f"import sys; from bpo_train.training.launch import launch; sys.exit({call})"
+    with subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, start_new_session=True) as command:
+        while not (tmp_path / "begun").exists():
+            assert command.poll() is None
+            time.sleep(0.02)
+        if number == signal.SIGINT:
+            os.killpg(command.pid, number)  # as a terminal does
+        else:
+            command.send_signal(number)  # as a scheduler does
+        command.wait(timeout=60)
+    assert (tmp_path / "stopped").exists()
 
 
 def test_an_unknown_accelerate_configuration_names_the_known_ones() -> None:

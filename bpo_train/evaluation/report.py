@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from bpo_integrations.cli.show import dump
 from bpo_train.data.outputs import replacing
+from bpo_train.evaluation.length import LEAST
 from bpo_train.evaluation.report_data import PLACEBO, Evaluation, compute
 
 TITLE: Final = "Does prompt optimization help?"
@@ -67,9 +68,10 @@ def check(report: Mapping[str, Any], fail_below: float, *, arms: Sequence[str] =
     """Return whether the arms are at least so good, as far as the data can tell.
 
     An arm fails where the *upper* end of its interval is below the bound: where the data show that it is worse than
-    that, rather than where chance puts the estimate. Every judge that can tell has a say. It fails, too, where nothing
-    was judged of one, or no judge can tell: it is too weak, or most of its verdicts could not be read. A check that
-    cannot tell must not pass.
+    that, rather than where chance puts the estimate. The interval of a handful of prompts is too sure of itself, so that
+    harm (a bound of 0 or less) must pass the sign test, too, and a lack of gain needs `LEAST` prompts. Every judge that
+    can tell has a say. It fails, too, where nothing was judged of one, or no judge can tell: it is too weak, or most of
+    its verdicts could not be read. A check that cannot tell must not pass.
 
     Args:
         report: What `write_report` returns.
@@ -88,7 +90,7 @@ def check(report: Mapping[str, Any], fail_below: float, *, arms: Sequence[str] =
             reasons.append(f"{arm or 'the arm'}: {why}")
         for result in telling:
             low, high = result["delta_ci95"]
-            if high < fail_below:
+            if high < fail_below and (result["shown"] if fail_below <= 0 else result["n"] >= LEAST):
                 by = f" by {result['judge']}" if result["judge"] else ""
                 figures = f"delta {result['delta']:.1f} ({low:.1f} to {high:.1f})"
                 reasons.append(f"{arm or 'the arm'}{by}: {figures} is below {fail_below:g}")

@@ -440,6 +440,18 @@ def test_the_check_fails_where_the_data_show_that_it_is_below(
     assert bool(found.reasons) is not passed
 
 
+@pytest.mark.parametrize(
+    ("values", "passed"), [([-1], True), ([-1] * 5, True), ([-1] * 4 + [0] * 96, True), ([-1] * 6, False)]
+)
+def test_harm_on_a_handful_of_prompts_is_not_shown(tmp_path: Path, values: list[int], passed: bool) -> None:
+    of = prompts(len(values))
+    given = [answer for arm in ("original", "augment") for answer in answers(of, arm, add=ADD)]
+    report = write_report(folder(tmp_path, of, given, verdicts(of, values)))
+    assert report["results"][0]["delta_ci95"][1] < 0
+    assert check(report, 0).passed is passed
+    assert check(report, 10).passed is (len(values) < 6)
+
+
 def test_the_placebo_need_not_be_good_unless_it_is_asked_for(tmp_path: Path) -> None:
     of = prompts(40)
     given = [answer for arm in ("original", "augment", "placebo") for answer in answers(of, arm, add=ADD)]

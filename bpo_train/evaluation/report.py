@@ -68,10 +68,10 @@ def check(report: Mapping[str, Any], fail_below: float, *, arms: Sequence[str] =
     """Return whether the arms are at least so good, as far as the data can tell.
 
     An arm fails where the *upper* end of its interval is below the bound: where the data show that it is worse than
-    that, rather than where chance puts the estimate. The interval of a handful of prompts is too sure of itself, so that
-    harm (a bound of 0 or less) must pass the sign test, too, and a lack of gain needs `LEAST` prompts. Every judge that
-    can tell has a say. It fails, too, where nothing was judged of one, or no judge can tell: it is too weak, or most of
-    its verdicts could not be read. A check that cannot tell must not pass.
+    that, rather than where chance puts the estimate. The interval of a handful of prompts is too sure of itself: harm
+    (a bound of 0 or less) must pass the sign test, too, and a lack of gain needs `LEAST` prompts. Every judge that can
+    tell has a say. It fails, too, where nothing was judged of one, or no judge can tell: it is too weak, or most of its
+    verdicts could not be read. A check that cannot tell must not pass.
 
     Args:
         report: What `write_report` returns.

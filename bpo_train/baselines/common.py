@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bpo_integrations.errors import ConfigurationError, MissingExtraError
+from bpo_train.training.checkpoints import last_checkpoint
 
 Row = TypeVar("Row")
 
@@ -44,11 +45,9 @@ def parse(arguments: type, config: str | type, argv: Sequence[str] | None) -> tu
 
 
 def resume_point(output: Path) -> str | None:
-    """Return a run's last checkpoint, or None where there is none."""
-    from transformers.trainer_utils import get_last_checkpoint
-
-    found: str | None = get_last_checkpoint(str(output)) if output.is_dir() else None
-    return found
+    """Return a run's last complete checkpoint, or None where there is none."""
+    found = last_checkpoint(output)
+    return str(found) if found else None
 
 
 def trainable(rows: Sequence[Row], what: str) -> Sequence[Row]:

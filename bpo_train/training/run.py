@@ -156,8 +156,8 @@ def describe_run(trainer: Any, arguments: SFTArguments, model_config: Any) -> di
             "epochs": round(state.epoch or 0.0, 4),
             "rows_a_step": config.train_batch_size * config.gradient_accumulation_steps * config.world_size,
             "processes": config.world_size,
-            "parameters": sum(parameter.numel() for parameter in parameters),
-            "trainable_parameters": sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
+            "parameters": sum(map(_size, parameters)),
+            "trainable_parameters": sum(_size(parameter) for parameter in parameters if parameter.requires_grad),
         },
         "device": {
             "kind": kind,
@@ -167,6 +167,12 @@ def describe_run(trainer: Any, arguments: SFTArguments, model_config: Any) -> di
         },
         "versions": versions(),
     }
+
+
+def _size(parameter: Any) -> int:
+    """Return how many numbers a parameter has: ZeRO-3 leaves none in place, and 4-bit weights lie two in a byte."""
+    size = int(getattr(parameter, "ds_numel", parameter.numel()))
+    return 2 * parameter.element_size() * size if type(parameter).__name__ == "Params4bit" else size
 
 
 def now() -> str:

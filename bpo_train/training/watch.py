@@ -23,21 +23,13 @@ from bpo_integrations.judging import Judge
 from bpo_integrations.policy import PolicyContext
 from bpo_integrations.result import Candidate, Mode
 from bpo_integrations.templates import PromptFormat
+from bpo_train.exporting.record import record_for
 from bpo_train.training.arguments import SFTArguments
 
 logger = logging.getLogger(__name__)
 
 ROWS = 16
 """Prompts that are decoded together."""
-
-DECODINGS: dict[Mode, Decoding] = {
-    "augment": Decoding(empty_threshold=0.5, repetition_penalty=1.15),
-    "rewrite": Decoding(),
-}
-"""As the embedded model decodes, see docs/training-log.md; the gate at its default."""
-
-BUDGETS: dict[Mode, tuple[int, float]] = {"augment": (72, 0.0), "rewrite": (96, 2.0)}
-"""New tokens, and new tokens for each token of the prompt, as exported rewriters have them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +57,7 @@ class _Model:
 
 
 def optimize(model: Any, tokenizer: Any, prompts: Sequence[str], *, mode: Mode, form: PromptFormat) -> list[Candidate]:
-    """Return one greedy candidate for each prompt.
+    """Return one greedy candidate for each prompt, decoded as an exported rewriter does by default.
 
     Args:
         model: A causal language model of transformers, with or without an adapter.
@@ -75,18 +67,19 @@ def optimize(model: Any, tokenizer: Any, prompts: Sequence[str], *, mode: Mode, 
         form: How a prompt is put to it.
     """
     running: Any = _Model(model, tokenizer, ChatTokenizer(tokenizer))
-    constant, factor = BUDGETS[mode]
+    record = record_for(mode, name="", base="")
+    decoding = Decoding(empty_threshold=record.empty_threshold, repetition_penalty=record.repetition_penalty)
     context = int(getattr(model.config, "max_position_embeddings", 0) or 2048)
     jobs = []
     for index, prompt in enumerate(prompts):
-        ids = running.chat.render(form.messages(prompt))
-        longest = constant + int(factor * len(running.encode(prompt)))
+        ids = running.chat.render(form.messages(prompt.strip()))
+        longest = record.budget(len(running.encode(prompt)))
         jobs.append(Job(index, tuple(ids), max(1, min(longest, context - len(ids))), 0))
     jobs.sort(key=lambda job: len(job.ids))
     found: dict[int, list[Candidate]] = {}
     with _for_inference(model), torch.no_grad():  # not inference_mode: some models keep buffers from a forward pass
         for at in range(0, len(jobs), ROWS):
-            found |= decode(running, jobs[at : at + ROWS], DECODINGS[mode], lambda index: False)
+            found |= decode(running, jobs[at : at + ROWS], decoding, lambda index: False)
     return [found[index][0] for index in range(len(prompts))]
 
 

@@ -19,7 +19,7 @@ from bpo_train.training.arguments import SFTArguments
 from bpo_train.training.checkpoints import keep_to_options, last_checkpoint
 from bpo_train.training.launch import launch_command, wants_launch
 from bpo_train.training.rows import Encoded, Example, fitting, load_data, split_examples, write_chat_rows
-from bpo_train.training.run import describe_data, read_run, write_run
+from bpo_train.training.run import _size, describe_data, read_run, write_run
 from bpo_train.training.setup import Machine, accumulation, check_setup
 
 OPTIONS = ["--config", "r.yaml", "--output_dir", "run"]
@@ -203,6 +203,14 @@ def test_run_json_is_read_back_and_another_schema_is_refused(tmp_path: Path) -> 
     (tmp_path / "run.json").write_text('{"schema": 2}', encoding="utf-8")
     with pytest.raises(ConfigurationError, match="not of schema 1"):
         read_run(tmp_path)
+
+
+def test_run_json_counts_weights_that_lie_in_parts_or_two_in_a_byte() -> None:
+    def weight(kind: str, size: int, **more: int) -> object:
+        return type(kind, (), {"numel": lambda self: size, "element_size": lambda self: 1, **more})()
+
+    found = [_size(each) for each in (weight("P", 6), weight("P", 0, ds_numel=6), weight("Params4bit", 3))]
+    assert found == [6, 6, 6]
 
 
 def test_run_json_counts_rows_by_licence_and_source(tmp_path: Path) -> None:

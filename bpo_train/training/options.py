@@ -22,14 +22,20 @@ from bpo_train.training.arguments import COMPLETION_FIELD, SFTArguments
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 
 
+def computes_in_bf16(config: Any) -> bool:
+    """Whether to compute in bfloat16: as asked for, else where the GPU does so itself (an emulation is slow)."""
+    if config.bf16 is not None:
+        return bool(config.bf16)
+    return not config.fp16 and torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 @dataclass
 class SFTOptions(SFTConfig):
     """TRL's `SFTConfig`, with bf16 by device."""
 
     def __post_init__(self) -> None:
         """Settle what the device decides."""
-        if self.bf16 is None:
-            self.bf16 = not self.fp16 and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        self.bf16 = computes_in_bf16(self)
         super().__post_init__()  # type: ignore[no-untyped-call]
 
 
@@ -39,7 +45,7 @@ class RecipeParser(TrlParser):
     def error(self, message: str) -> NoReturn:
         """Refuse a value on the command line."""
         msg = f"{message[:1].upper()}{message[1:]}."
-        raise ConfigurationError(msg, hint="All options: bpo-train sft --help.")
+        raise ConfigurationError(msg, hint=f"All options: {self.prog} --help.")
 
     def preview(self, options: Sequence[str]) -> tuple[Namespace, list[str]]:
         """Return the values as they stand in recipe and command line, and the options that are not ours.
@@ -51,13 +57,13 @@ class RecipeParser(TrlParser):
         if "--config" in rest:
             at = rest.index("--config")
             path = Path("".join(rest[at + 1 : at + 2]))
-            values = _read_recipe(path)
+            values = _read_recipe(path, self.prog.rpartition(" ")[2])
             del rest[at : at + 2]
             values.pop("env", None)
             if unknown := self.set_defaults_with_config(**values):
                 names = ", ".join(name.removeprefix("--") for name in unknown[::2])
                 msg = f"{path} has options that nobody knows: {names}."
-                raise ConfigurationError(msg, hint="Correct the recipe; all options: bpo-train sft --help.")
+                raise ConfigurationError(msg, hint=f"Correct the recipe; all options: {self.prog} --help.")
         return self.parse_known_args(rest)
 
     def parse(self, options: Iterable[str]) -> tuple[Any, ...]:
@@ -96,11 +102,12 @@ def with_recipe_path(options: Sequence[str]) -> list[str]:
     return found
 
 
-def _read_recipe(path: Path) -> dict[str, Any]:
+def _read_recipe(path: Path, stage: str) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        shipped = [file for mode in COMPLETION_FIELD for file in RECIPES.glob(f"*/{mode}*.yaml")]
+        kinds = COMPLETION_FIELD if stage == "sft" else (stage,)
+        shipped = [file for kind in kinds for file in RECIPES.glob(f"*/{kind}*.yaml")]
         names = sorted(str(file.relative_to(RECIPES).with_suffix("")) for file in shipped)
         msg = f"The recipe {path} cannot be read: {error.strerror or error}."
         hint = f"Give a file, or one of {', '.join(names)}."

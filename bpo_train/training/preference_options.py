@@ -8,20 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from trl import DPOConfig, GRPOConfig, ModelConfig
 
 from bpo_integrations.errors import ConfigurationError
 from bpo_train.training.launch import launch, launch_command, wants_launch
-from bpo_train.training.options import RecipeParser, with_recipe_path
+from bpo_train.training.options import RecipeParser, computes_in_bf16, with_recipe_path
 from bpo_train.training.setup import Machine, check_setup
-
-
-def _bf16(config: Any) -> bool:
-    """Whether to compute in bfloat16: as asked for, else where the device does."""
-    if config.bf16 is not None:
-        return bool(config.bf16)
-    return not config.fp16 and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
 
 
 @dataclass
@@ -30,7 +22,7 @@ class DPOOptions(DPOConfig):
 
     def __post_init__(self) -> None:
         """Settle what the device decides."""
-        self.bf16 = _bf16(self)
+        self.bf16 = computes_in_bf16(self)
         super().__post_init__()  # type: ignore[no-untyped-call]
 
 
@@ -40,7 +32,7 @@ class GRPOOptions(GRPOConfig):
 
     def __post_init__(self) -> None:
         """Settle what the device decides."""
-        self.bf16 = _bf16(self)
+        self.bf16 = computes_in_bf16(self)
         super().__post_init__()  # type: ignore[no-untyped-call]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ pytest.importorskip("trl", reason="needs the extra 'train'")
 
 from bpo_integrations.errors import ConfigurationError
 from bpo_integrations.templates import PAPER_FORMAT
-from bpo_train.training.options import RECIPES, sft_parser, with_recipe_path
+from bpo_train.training.dpo import DPOArguments
+from bpo_train.training.options import RECIPES, RecipeParser, computes_in_bf16, sft_parser, with_recipe_path
 
 SFT = sorted(path for path in RECIPES.glob("*/*.yaml") if path.stem.partition("-")[0] in ("augment", "rewrite"))
 """A recipe of `bpo-train sft` is named after its mode."""
@@ -121,8 +123,25 @@ def test_an_unknown_recipe_names_those_that_there_are() -> None:
         sft_parser().preview(["--config", "nowhere"])
 
 
+def test_an_error_names_the_command_that_was_given() -> None:
+    parser = RecipeParser([DPOArguments], prog="bpo-train dpo")
+    with pytest.raises(ConfigurationError, match=r"bpo-train dpo --help"):
+        parser.preview(["--pairs", "x", "--limit", "few"])
+    with pytest.raises(ConfigurationError, match=r"one of llama-2-7b-chat/dpo, smollm2-135m/dpo\.$"):
+        parser.preview(["--config", "nowhere"])
+
+
 def test_bf16_is_off_where_no_gpu_computes_in_it() -> None:
     import torch
 
     _, config, _ = sft_parser().parse(["--data", "x", "--output_dir", "run"])
-    assert config.bf16 == (torch.cuda.is_available() and torch.cuda.is_bf16_supported())
+    assert config.bf16 == (torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False))
+
+
+def test_bf16_is_off_on_a_gpu_that_only_emulates_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert not computes_in_bf16(Namespace(bf16=None, fp16=False))
+    assert computes_in_bf16(Namespace(bf16=True, fp16=False))

@@ -40,7 +40,7 @@ _FORMS = ("adapter", "merged", "ct2", "gguf")
 @click.option("--languages", metavar="en,de,...|any", help="That the model knows; default: en.")
 @click.option("--max-prompt-tokens", type=click.IntRange(1), help="Longest prompt that it is given.")
 @click.option("--new-tokens", type=click.IntRange(1), help="Most tokens that it writes, before what the prompt adds.")
-@click.option("--repetition-penalty", type=click.FloatRange(0, min_open=True), help="That it decodes best with.")
+@click.option("--repetition-penalty", type=click.FloatRange(1), help="That it decodes best with; 1 is none.")
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "bfloat16", "float16"]),

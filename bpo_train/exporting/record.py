@@ -111,7 +111,7 @@ def _check(record: Record) -> None:
     for ok, what in (
         (record.max_prompt_tokens >= 1, "the longest prompt must have 1 token or more"),
         (record.budget(record.max_prompt_tokens) >= 1, "there must be 1 new token or more"),
-        (record.repetition_penalty > 0, "the repetition penalty must be above 0"),
+        (record.repetition_penalty >= 1, "the repetition penalty must be 1 (none) or more"),
         (threshold is None or record.mode == "augment", "only the mode augment has a threshold"),
         (threshold is None or 0 <= threshold, "the threshold must be 0 or more"),
     ):

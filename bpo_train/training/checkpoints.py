@@ -7,18 +7,23 @@ A checkpoint is complete when its state, which is written last, can be read. Wha
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from bpo_integrations.cli.show import dump
 from bpo_integrations.errors import ConfigurationError
+from bpo_integrations.models.base import BASE_ID
 from bpo_train.data.outputs import replacing
 from bpo_train.training.run import RUN_FILE
 
 OPTIONS_FILE = "options.json"
 STATE_FILE = "trainer_state.json"
 _PREFIX = "checkpoint-"
+_OFFLINE = "HF_HUB_OFFLINE"
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -68,3 +73,29 @@ def keep_to_options(folder: Path, options: Mapping[str, Any], *, started: bool, 
     if write:
         with replacing(path) as file:
             file.write(dump(options, indent=2) + "\n")
+
+
+class AsksNoHub:
+    """A trainer of transformers that saves an adapter for the embedded base without asking the hub.
+
+    The base's weights came from a file, and PEFT would ask the hub at each checkpoint, to compare vocabularies. It
+    looks into the environment whether it may; that says no as long as it saves: other models may still be fetched.
+    """
+
+    def _save(self, *args: Any, **kwargs: Any) -> None:
+        with _offline(self.model.config):  # type: ignore[attr-defined]
+            super()._save(*args, **kwargs)  # type: ignore[misc]
+
+
+@contextmanager
+def _offline(config: Any) -> Iterator[None]:
+    if getattr(config, "_name_or_path", "") != BASE_ID or _OFFLINE in os.environ:
+        yield
+        return
+    os.environ[_OFFLINE] = "1"
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Could not find a config file")
+            yield
+    finally:
+        os.environ.pop(_OFFLINE, None)

@@ -33,7 +33,7 @@ from bpo_train.training.checkpoints import keep_to_options, last_checkpoint
 from bpo_train.training.mining import GUARD, Pair
 from bpo_train.training.rows import Encoded, Example, encode, read_rows
 from bpo_train.training.run import describe_data, sha256
-from bpo_train.training.sft import DECISIVE, failures, last_evaluation
+from bpo_train.training.sft import DECISIVE, failures, last_evaluation, load_model
 from bpo_train.training.start import SHIPPED, finish, load_start, prompt_format, start_folder
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def train(arguments: DPOArguments, config: Any, model_config: Any) -> dict[str, 
     start = start_folder(arguments.adapter, spec, mode)
     form = prompt_format(start, spec, mode)
     pairs = read_pairs(arguments.pairs)
-    model, tokenizer, peft_config = load_start(start, model_config)
+    model, tokenizer, peft_config = load_start(start, config, model_config)
     shares = Shares(arguments.validation, 0)
     rows = encode_pairs(pairs, form, tokenizer, config.max_length)
     trained = [row for row in rows if shares.split(row.pair.prompt) == "train"][: arguments.limit]
@@ -169,7 +169,8 @@ def train(arguments: DPOArguments, config: Any, model_config: Any) -> dict[str, 
 
     trainer = PairTrainer(
         model=model,
-        ref_model=_frozen_copy(model_config) if start is None and peft_config is None else None,
+        # The start once more, as the reference of a model that is trained as a whole.
+        ref_model=load_model(config, model_config)[0] if start is None and peft_config is None else None,
         args=config,
         train_dataset=to_dataset(trained),
         eval_dataset=to_dataset(held_out) if held_out else None,
@@ -184,7 +185,7 @@ def train(arguments: DPOArguments, config: Any, model_config: Any) -> dict[str, 
         write=config.process_index == 0,
     )
     with failures():
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trainer.train(resume_from_checkpoint=config.resume_from_checkpoint or (str(checkpoint) if checkpoint else None))
         metrics = last_evaluation(trainer) if held_out else _last_logged(trainer)
         finish(
             trainer,
@@ -204,13 +205,6 @@ def train(arguments: DPOArguments, config: Any, model_config: Any) -> dict[str, 
             },
         )
     return metrics
-
-
-def _frozen_copy(model_config: Any) -> Any:
-    """Return the start once more, as the reference of a model that is trained as a whole."""
-    from bpo_integrations.engines.causal_lm import load_causal_lm
-
-    return load_causal_lm(model_config.model_name_or_path or "embedded", dtype=model_config.dtype or "float32")[0]
 
 
 def decisive_options(arguments: DPOArguments, config: Any, model_config: Any, start: Path | None) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from bpo_integrations.templates import PromptFormat
 from bpo_train.training.arguments import COMPLETION_FIELD
 from bpo_train.training.checkpoints import keep_to_options, last_checkpoint
 from bpo_train.training.rewards import AnswerGain, AnswerReward, GuardReward, LengthControl
-from bpo_train.training.rows import Encoded, Example, encode, read_rows, split_examples
+from bpo_train.training.rows import Encoded, Example, encode, read_ids, read_rows, split_examples
 from bpo_train.training.run import describe_data, sha256
 from bpo_train.training.sft import DECISIVE, failures
 from bpo_train.training.start import SHIPPED, finish, load_start, prompt_format, start_folder
@@ -143,16 +143,16 @@ def train(arguments: GRPOArguments, config: Any, model_config: Any) -> dict[str,
     Raises:
         ConfigurationError: There are no prompts, or the options do not go together.
     """
-    from trl import GRPOTrainer
+    from bpo_train.training.reward_trainer import RewardTrainer
 
     began, output = time.monotonic(), Path(config.output_dir)
     mode = cast("Mode", arguments.mode)
     spec = model_config.model_name_or_path or "embedded"
     start = start_folder(arguments.adapter, spec, mode)
     form = prompt_format(start, spec, mode)
-    held_out = Path(arguments.held_out).read_text(encoding="utf-8").split() if arguments.held_out else []
+    held_out = read_ids(arguments.held_out)
     rows, _ = split_examples(read_rows(arguments.data), mode=mode, held_out=held_out, licences=arguments.licences)
-    model, tokenizer, peft_config = load_start(start, model_config)
+    model, tokenizer, peft_config = load_start(start, config, model_config)
     kept = usable(rows, mode, form, tokenizer, arguments.max_prompt_tokens)[: arguments.limit]
     if not kept:
         msg = "No prompts are left to train on."
@@ -171,7 +171,7 @@ def train(arguments: GRPOArguments, config: Any, model_config: Any) -> dict[str,
         elif config.reward_weights is not None:
             config.reward_weights = config.reward_weights[:1]
         opened.enter_context(failures())
-        trainer = GRPOTrainer(
+        trainer = RewardTrainer(
             model=model,
             reward_funcs=rewards,
             args=config,
@@ -179,7 +179,7 @@ def train(arguments: GRPOArguments, config: Any, model_config: Any) -> dict[str,
             processing_class=tokenizer,
             peft_config=peft_config,
         )
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trainer.train(resume_from_checkpoint=config.resume_from_checkpoint or (str(checkpoint) if checkpoint else None))
         metrics = last_logged(trainer)
         finish(
             trainer,

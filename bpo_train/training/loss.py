@@ -20,6 +20,8 @@ from transformers import TrainerCallback
 from transformers.trainer_pt_utils import get_length_grouped_indices
 from trl import SFTTrainer
 
+from bpo_train.training.checkpoints import AsksNoHub
+
 IGNORED = -100
 """The label of a token that is not trained on (torch's own)."""
 
@@ -61,7 +63,7 @@ class _CountEpochs(TrainerCallback):
         self.sampler.epoch = math.floor((state.epoch or 0) + 1e-6)
 
 
-class CompletionLossTrainer(SFTTrainer):
+class CompletionLossTrainer(AsksNoHub, SFTTrainer):
     """`SFTTrainer` for rows with `labels`, as `rows.to_dataset` makes them."""
 
     def _send_telemetry(self) -> None:

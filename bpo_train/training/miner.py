@@ -23,7 +23,7 @@ from bpo_train.evaluation.subject import Similarity
 from bpo_train.training.draws import DRAWS, Sampling, draw
 from bpo_train.training.mining import Pair, Rules, Score
 from bpo_train.training.mining import mine as mined
-from bpo_train.training.rows import Example, read_rows, split_examples
+from bpo_train.training.rows import Example, read_ids, read_rows, split_examples
 
 logger = logging.getLogger(__name__)
 
@@ -111,13 +111,7 @@ def training_rows(mining: Mining) -> list[Example]:
     Raises:
         ConfigurationError: There are none.
     """
-    held_out: list[str] = []
-    if mining.held_out is not None:
-        path = Path(mining.held_out)
-        if not path.is_file():
-            msg = f"There is no file {path}."
-            raise ConfigurationError(msg, hint="Give the file of ids with --held-out.")
-        held_out = path.read_text(encoding="utf-8").split()
+    held_out = read_ids(mining.held_out)
     rows, _ = split_examples(read_rows(mining.data), mode=mining.mode, held_out=held_out, licences=mining.licences)
     if not rows:
         msg = "No training rows are left."

@@ -6,8 +6,10 @@ from typing import Any
 
 from trl import DPOTrainer
 
+from bpo_train.training.checkpoints import AsksNoHub
 
-class PairTrainer(DPOTrainer):
+
+class PairTrainer(AsksNoHub, DPOTrainer):
     """`DPOTrainer` for rows of `prompt_ids`, `chosen_ids` and `rejected_ids`."""
 
     def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:

@@ -110,7 +110,7 @@ def load_data(arguments: SFTArguments) -> Data:
     train, held_out = split_examples(
         rows,
         mode=arguments.mode,
-        held_out=_read_ids(arguments.held_out) if arguments.held_out else (),
+        held_out=read_ids(arguments.held_out),
         licences=arguments.licences,
         weights=arguments.weights,
     )
@@ -125,11 +125,18 @@ def load_data(arguments: SFTArguments) -> Data:
     return Data(file, eval_file or file, taken, held_out[: arguments.eval_limit], dropped)
 
 
-def _read_ids(path: str) -> list[str]:
+def read_ids(path: str | Path | None) -> list[str]:
+    """Read a file of ids, one a line; None is no ids.
+
+    Raises:
+        ConfigurationError: It cannot be read.
+    """
+    if path is None:
+        return []
     try:
         return Path(path).read_text(encoding="utf-8").split()
-    except OSError as error:
-        msg = f"{path} cannot be read: {error.strerror or error}."
+    except (OSError, UnicodeDecodeError) as error:
+        msg = f"{path} cannot be read: {getattr(error, 'strerror', None) or error}."
         raise ConfigurationError(msg, hint="Give a file of ids, one a line.") from error
 
 
@@ -237,7 +244,7 @@ def encode(examples: Iterable[Example], form: PromptFormat | str, tokenizer: Pre
     known: dict[Example, Encoded] = {}
     for example in (examples := list(examples)):
         if example not in known:
-            head = tuple(chat.render(form.messages(example.prompt)))
+            head = tuple(chat.render(form.messages(example.prompt.strip())))  # as a rewriter strips it
             known[example] = Encoded(example, head, (*chat.encode(example.completion), int(end)))
     return [known[example] for example in examples]
 
@@ -285,5 +292,5 @@ def write_chat_rows(folder: Path, data: Data, form: PromptFormat) -> None:
         with replacing(folder / name) as file:
             for example in examples:
                 completion = [{"role": "assistant", "content": example.completion}]
-                row = {"id": example.id, "prompt": form.messages(example.prompt), "completion": completion}
+                row = {"id": example.id, "prompt": form.messages(example.prompt.strip()), "completion": completion}
                 file.write(dump(row) + "\n")

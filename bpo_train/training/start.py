@@ -6,7 +6,6 @@ adapter (or a whole model) with `run.json` and `bpo.json` beside it, which `hf:D
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,13 +15,13 @@ from typing import Any, cast
 
 from bpo_integrations.errors import ConfigurationError, ModelFormatError
 from bpo_integrations.models.adapter import ADAPTER_CONFIG
-from bpo_integrations.models.base import BASE_ID
 from bpo_integrations.result import Mode
 from bpo_integrations.rewriter import RECORD_FILE, Record
 from bpo_integrations.templates import PromptFormat
 from bpo_train.data.outputs import replacing
 from bpo_train.training.arguments import FORMATS, SFTArguments
 from bpo_train.training.run import RUN_FILE, describe_run, read_run, write_run
+from bpo_train.training.sft import load_model
 
 SHIPPED = "shipped"
 """Names the adapter inside the package, of the mode that is trained."""
@@ -73,11 +72,12 @@ def prompt_format(start: Path | None, spec: str, mode: Mode) -> PromptFormat:
     return FORMATS[mode]
 
 
-def load_start(folder: Path | None, model_config: Any) -> tuple[Any, Any, Any]:
+def load_start(folder: Path | None, config: Any, model_config: Any) -> tuple[Any, Any, Any]:
     """Load the model to train.
 
     Args:
         folder: The adapter to go on from; None for a new one, or for the whole model.
+        config: TRL's configuration of the training.
         model_config: TRL's `ModelConfig`; its options of LoRA count only where there is no adapter yet.
 
     Returns:
@@ -91,18 +91,11 @@ def load_start(folder: Path | None, model_config: Any) -> tuple[Any, Any, Any]:
     """
     from trl import get_peft_config
 
-    from bpo_integrations.engines.causal_lm import load_causal_lm
-
     if model_config.load_in_4bit or model_config.load_in_8bit:
         msg = "Preference training does not take a quantized base."
         raise ConfigurationError(msg, hint="Leave out load_in_4bit and load_in_8bit; --dtype bfloat16 halves it.")
     model: Any
-    model, tokenizer = load_causal_lm(
-        model_config.model_name_or_path or "embedded", dtype=model_config.dtype or "float32"
-    )
-    if getattr(model.config, "_name_or_path", "") == BASE_ID:
-        # Its weights came from a file; PEFT would ask the hub for them, to compare vocabularies, at each checkpoint.
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    model, tokenizer = load_model(config, model_config)
     if folder is None:
         return model, tokenizer, get_peft_config(model_config)
     from peft import PeftModel

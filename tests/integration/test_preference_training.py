@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,12 @@ from safetensors.torch import load_file
 from toy_llama import ROWS, write_rows, write_toy
 
 from bpo_integrations.errors import ConfigurationError
+from bpo_integrations.models.base import BASE_ID
 from bpo_integrations.rewriter import Record
 from bpo_integrations.templates import AUGMENT_FORMAT, PAPER_FORMAT, REWRITE_FORMAT
 from bpo_train.cli import cli
-from bpo_train.training import grpo, rewards
+from bpo_train.training import dpo, grpo, rewards
+from bpo_train.training import start as start_module
 from bpo_train.training.dpo import encode_pairs, main, read_pairs
 from bpo_train.training.mining import Pair
 from bpo_train.training.pair_trainer import PairTrainer
@@ -336,6 +339,29 @@ def test_grpo_rewards_see_the_users_prompt_and_what_was_written_and_a_run_goes_o
     assert (output / "bpo.json").is_file()
 
 
+@pytest.mark.parametrize("named", [BASE_ID, "someone/else"])
+def test_saving_asks_no_hub_about_the_embedded_base_and_closes_it_to_nobody_else(
+    toy: Path, start: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    import peft.utils.other
+
+    asked: list[str] = []
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setattr(peft.utils.other, "file_exists", lambda repository, *_, **__: asked.append(repository))
+    load = start_module.load_start
+
+    def from_a_file(*args: Any) -> Any:
+        found = load(*args)
+        config = found[0].peft_config["default"]
+        found[0].config._name_or_path = config.base_model_name_or_path = named
+        return found
+
+    monkeypatch.setattr(dpo, "load_start", from_a_file)
+    main(options(toy, start, pairs, tmp_path / "run", "--max_steps", "1", "--save_steps", "1"))
+    assert set(asked) == ({"someone/else"} if named != BASE_ID else set())
+    assert "HF_HUB_OFFLINE" not in os.environ
+
+
 def test_grpo_puts_prompts_to_the_model_as_an_engine_does(toy: Path) -> None:
     from transformers import AutoTokenizer
 
@@ -360,6 +386,7 @@ def test_grpo_puts_prompts_to_the_model_as_an_engine_does(toy: Path) -> None:
         (("--reward_model", "runs/reward"), "an LLM that writes them"),
         (("--llm", "hf:embedded", "--reward_model", "a", "--judge", "openai:b"), "Both a reward model and a judge"),
         (("--licences", "nobody"), "No prompts are left"),
+        (("--held_out", "nowhere"), "nowhere cannot be read"),
         (("--reward_scale", "0"), "reward_scale is 0"),
     ],
 )

@@ -167,6 +167,12 @@ def test_special_tokens_in_the_text_stay_text(toy: Path) -> None:
     assert marked.count(tokenizer.eos_token_id) == head.count(tokenizer.eos_token_id)
 
 
+def test_blank_edges_of_a_prompt_are_not_learnt_which_no_engine_passes_on(toy: Path) -> None:
+    tokenizer = tokenizer_of(toy)
+    (plain, _), (edged, _) = (render(Example("0", text, ""), "augment", tokenizer) for text in ("Hi", " \nHi\n\n"))
+    assert edged == plain
+
+
 def test_held_out_rows_and_other_licences_are_never_trained_on() -> None:
     train, test = split_examples(ROWS, mode="augment", held_out=["1", "4"], licences=["MIT"])
     assert {example.id for example in test} == {"1", "4"}

@@ -15,6 +15,8 @@ PIP_FREE := -m pip install --quiet --disable-pip-version-check
 PIP_INSTALL := $(PIP_FREE) -c constraints.txt
 
 QUICK := not gpu and not vllm and not slow
+# Tests run in so many processes at a time: make WORKERS=8 test
+WORKERS ?= 2
 
 .PHONY: help demo test test-all test-versions test-vllm lint types docs bench paper-table clean check-python
 
@@ -35,7 +37,7 @@ demo: $(DEMO)
 	@.venv-demo/bin/python examples/demo.py
 
 test: $(DEV)
-	@$(BIN)/python -m pytest -m "$(QUICK)"
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "$(QUICK)"
 
 test-all: $(DEV)
 	@$(BIN)/python -m pytest
@@ -108,7 +110,7 @@ docs: $(DEV)
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(DEV)
-	@for name in guards policy dialogue quality held_out_loss optimize retrieval memory; do \
+	@for name in guards policy profiles dialogue quality held_out_loss optimize retrieval memory train gate; do \
 		script=tests/benchmarks/$$name.py; \
 		if [ -f $$script ]; then echo "== $$script"; $(BIN)/python $$script || exit 1; fi; \
 	done

@@ -42,6 +42,8 @@ from bpo_train.cli_data import exits
 @click.option("--llm", metavar="SPEC", help="An LLM that answers, so that a text is rejected for what it makes of it.")
 @click.option("--reward-model", metavar="DIR", help="Compares its answers.")
 @click.option("--judge", metavar="SPEC", help="An LLM that compares its answers instead.")
+@click.option("--llm-base-url", metavar="URL", help="An OpenAI-compatible server, which has the LLM.")
+@click.option("--judge-base-url", metavar="URL", help="An OpenAI-compatible server, which has the judge.")
 @click.option("--margin", type=click.FloatRange(0), default=0.0, show_default=True, help="By which a text must lose.")
 @click.option("--per-prompt", type=click.IntRange(1), default=2, show_default=True, help="Most pairs of a prompt.")
 def mine(**options: Any) -> None:
@@ -71,7 +73,7 @@ def mine(**options: Any) -> None:
             margin=options["margin"],
         )
         near = embedding_similarity(options["embeddings"]) if options["embeddings"] else None
-        names = ("llm", "reward_model", "judge")
+        names = ("llm", "reward_model", "judge", "llm_base_url", "judge_base_url")
         if any(options[name] for name in names) and not options["llm"]:
             msg = "A reward model or a judge compares answers, and there is no LLM that answers."
             raise ConfigurationError(msg, hint="Give --llm too.")

@@ -76,11 +76,14 @@ def keep_to_options(folder: Path, options: Mapping[str, Any], *, started: bool, 
 
 
 class AsksNoHub:
-    """A trainer of transformers that saves an adapter for the embedded base without asking the hub.
+    """A trainer of TRL that tells its makers nothing, and asks no hub when it saves an adapter for the embedded base.
 
     The base's weights came from a file, and PEFT would ask the hub at each checkpoint, to compare vocabularies. It
     looks into the environment whether it may; that says no as long as it saves: other models may still be fetched.
     """
+
+    def _send_telemetry(self) -> None:
+        """Send nothing, whatever was imported before `bpo_train`, which says so in the environment, too."""
 
     def _save(self, *args: Any, **kwargs: Any) -> None:
         with _offline(self.model.config):  # type: ignore[attr-defined]

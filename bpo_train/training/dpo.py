@@ -12,7 +12,6 @@ A run that was interrupted goes on from its last checkpoint.
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -22,18 +21,18 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from bpo_integrations.cli.exits import exit_code, one_line
-from bpo_integrations.errors import BPOError, ConfigurationError, MissingExtraError
+from bpo_integrations.errors import ConfigurationError, MissingExtraError
 from bpo_integrations.models.adapter import ADAPTER_WEIGHTS
 from bpo_integrations.result import Mode
 from bpo_integrations.templates import PromptFormat
+from bpo_train.cli_data import exits
 from bpo_train.data.outputs import Shares
 from bpo_train.training.arguments import COMPLETION_FIELD
 from bpo_train.training.checkpoints import keep_to_options, last_checkpoint
 from bpo_train.training.mining import GUARD, Pair
 from bpo_train.training.rows import Encoded, Example, encode, read_rows
 from bpo_train.training.run import describe_data, sha256
-from bpo_train.training.sft import DECISIVE, failures, last_evaluation, load_model
+from bpo_train.training.sft import failures, last_evaluation, load_model, trainers_options
 from bpo_train.training.start import SHIPPED, finish, load_start, prompt_format, start_folder
 
 if TYPE_CHECKING:
@@ -154,6 +153,9 @@ def train(arguments: DPOArguments, config: Any, model_config: Any) -> dict[str, 
     start = start_folder(arguments.adapter, spec, mode)
     form = prompt_format(start, spec, mode)
     pairs = read_pairs(arguments.pairs)
+    checkpoint = last_checkpoint(output)
+    decisive = decisive_options(arguments, config, model_config, start)
+    keep_to_options(output, decisive, started=checkpoint is not None, write=config.process_index == 0)
     model, tokenizer, peft_config = load_start(start, config, model_config)
     shares = Shares(arguments.validation, 0)
     rows = encode_pairs(pairs, form, tokenizer, config.max_length)
@@ -176,13 +178,6 @@ def train(arguments: DPOArguments, config: Any, model_config: Any) -> dict[str, 
         eval_dataset=to_dataset(held_out) if held_out else None,
         processing_class=tokenizer,
         peft_config=peft_config,
-    )
-    checkpoint = last_checkpoint(output)
-    keep_to_options(
-        output,
-        decisive_options(arguments, config, model_config, start),
-        started=checkpoint is not None,
-        write=config.process_index == 0,
     )
     with failures():
         trainer.train(resume_from_checkpoint=config.resume_from_checkpoint or (str(checkpoint) if checkpoint else None))
@@ -214,12 +209,9 @@ def decisive_options(arguments: DPOArguments, config: Any, model_config: Any, st
         "start": sha256(start / ADAPTER_WEIGHTS) if start else None,
         "validation": arguments.validation,
         "limit": arguments.limit,
-        "rows_a_step": config.per_device_train_batch_size * config.gradient_accumulation_steps * config.world_size,
     }
-    for name in (*DECISIVE, "beta", "loss_type", "loss_weights", "label_smoothing", "ld_alpha", "f_divergence_type"):
-        value = getattr(config, name, getattr(model_config, name, None))
-        found[name] = getattr(value, "value", value)
-    return found
+    more = ("beta", "loss_type", "loss_weights", "label_smoothing", "ld_alpha", "f_divergence_type")
+    return found | trainers_options(config, model_config, *more)
 
 
 def _described(file: str, rows: Sequence[EncodedPair], too_long: int) -> dict[str, Any]:
@@ -265,8 +257,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":  # one of several processes
-    try:
+    with exits():
         main()
-    except BPOError as error:
-        click.echo(f"bpo-train: {one_line(str(error))}", err=True)
-        sys.exit(exit_code(error))

@@ -13,7 +13,6 @@ was interrupted goes on from its last checkpoint.
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -23,17 +22,17 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from bpo_integrations.cli.exits import exit_code, one_line
-from bpo_integrations.errors import BPOError, ConfigurationError, MissingExtraError
+from bpo_integrations.errors import ConfigurationError, MissingExtraError
 from bpo_integrations.models.adapter import ADAPTER_WEIGHTS
 from bpo_integrations.result import Mode
 from bpo_integrations.templates import PromptFormat
+from bpo_train.cli_data import exits
 from bpo_train.training.arguments import COMPLETION_FIELD
 from bpo_train.training.checkpoints import keep_to_options, last_checkpoint
 from bpo_train.training.rewards import AnswerGain, AnswerReward, GuardReward, LengthControl
 from bpo_train.training.rows import Encoded, Example, encode, read_ids, read_rows, split_examples
 from bpo_train.training.run import describe_data, sha256
-from bpo_train.training.sft import DECISIVE, failures
+from bpo_train.training.sft import failures, trainers_options
 from bpo_train.training.start import SHIPPED, finish, load_start, prompt_format, start_folder
 
 if TYPE_CHECKING:
@@ -152,14 +151,14 @@ def train(arguments: GRPOArguments, config: Any, model_config: Any) -> dict[str,
     form = prompt_format(start, spec, mode)
     held_out = read_ids(arguments.held_out)
     rows, _ = split_examples(read_rows(arguments.data), mode=mode, held_out=held_out, licences=arguments.licences)
+    checkpoint = last_checkpoint(output)
+    decisive = decisive_options(arguments, config, model_config, start)
+    keep_to_options(output, decisive, started=checkpoint is not None, write=config.process_index == 0)
     model, tokenizer, peft_config = load_start(start, config, model_config)
     kept = usable(rows, mode, form, tokenizer, arguments.max_prompt_tokens)[: arguments.limit]
     if not kept:
         msg = "No prompts are left to train on."
         raise ConfigurationError(msg, hint="Check --licences and --held_out against the data.")
-    checkpoint = last_checkpoint(output)
-    decisive = decisive_options(arguments, config, model_config, start)
-    keep_to_options(output, decisive, started=checkpoint is not None, write=config.process_index == 0)
     guards = GuardReward(mode, int(tokenizer.eos_token_id))
     rewards: list[Any] = [guards]
     with ExitStack() as opened:
@@ -226,14 +225,11 @@ def decisive_options(arguments: GRPOArguments, config: Any, model_config: Any, s
         "data": sha256(Path(arguments.data)),
         "start": sha256(start / ADAPTER_WEIGHTS) if start else None,
         "held_out": sha256(Path(arguments.held_out)) if arguments.held_out else None,
-        "rows_a_step": config.per_device_train_batch_size * config.gradient_accumulation_steps * config.world_size,
     }
     found |= {name: getattr(arguments, name) for name in ("licences", "limit", "llm", "llm_max_tokens")}
     found |= {name: getattr(arguments, name) for name in ("reward_model", "judge", "reward_scale")}
-    for name in (*DECISIVE, "beta", "loss_type", "num_generations", "temperature", "top_p", "reward_weights"):
-        value = getattr(config, name, getattr(model_config, name, None))
-        found[name] = getattr(value, "value", value)
-    return found
+    more = ("beta", "loss_type", "num_generations", "temperature", "top_p", "reward_weights")
+    return found | trainers_options(config, model_config, *more)
 
 
 def last_logged(trainer: Any) -> dict[str, float]:
@@ -264,8 +260,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":  # one of several processes
-    try:
+    with exits():
         main()
-    except BPOError as error:
-        click.echo(f"bpo-train: {one_line(str(error))}", err=True)
-        sys.exit(exit_code(error))

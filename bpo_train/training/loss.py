@@ -66,9 +66,6 @@ class _CountEpochs(TrainerCallback):
 class CompletionLossTrainer(AsksNoHub, SFTTrainer):
     """`SFTTrainer` for rows with `labels`, as `rows.to_dataset` makes them."""
 
-    def _send_telemetry(self) -> None:
-        """Send nothing: TRL's trainers tell their makers about each run."""
-
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:

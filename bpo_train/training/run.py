@@ -18,6 +18,8 @@ Promises: plain JSON, written in one step when the run is finished, and again wh
   step, or null), `seconds` (since this start of the run).
 - `metrics`: of the last evaluation `eval_loss` (nats per completion token), `eval_violations` and `eval_unchanged`
   (shares, see `watch.py`); and `train_loss`.
+- `start`, after `dpo` and `grpo`: the adapter that was gone on from, `shipped` or as it was given. `rewards`, after
+  `grpo`: who answered and compared.
 - `device`: `kind` (`cuda`, `cpu`, `mps`), `name`, `dtype` (of the weights), `bf16`.
 - `versions`: of Python and of the packages that trained. `files`: what else lies in the folder (`loss.png`).
 """

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bpo_integrations.cli.exits import FileError, exit_code, one_line, os_error
-from bpo_integrations.errors import BPOError, ConfigurationError, EngineError, MissingExtraError
+from bpo_integrations.cli.exits import FileError, os_error
+from bpo_integrations.errors import ConfigurationError, EngineError, MissingExtraError
+from bpo_train.cli_data import exits
 from bpo_train.training.arguments import COMPLETION_FIELD, FORMATS, SFTArguments
 from bpo_train.training.checkpoints import keep_to_options, last_checkpoint
 from bpo_train.training.curves import draw_curves
@@ -204,9 +205,15 @@ def decisive_options(arguments: SFTArguments, config: Any, model_config: Any, fi
         "licences": arguments.licences,
         "weights": arguments.weights,
         "limit": arguments.limit,
-        "rows_a_step": config.per_device_train_batch_size * config.gradient_accumulation_steps * config.world_size,
     }
-    for name in DECISIVE:
+    return found | trainers_options(config, model_config)
+
+
+def trainers_options(config: Any, model_config: Any, *more: str) -> dict[str, Any]:
+    """Return those of TRL's options that decide the losses: `DECISIVE`, `more`, and how many rows make a step."""
+    rows = config.per_device_train_batch_size * config.gradient_accumulation_steps * config.world_size
+    found: dict[str, Any] = {"rows_a_step": rows}
+    for name in (*DECISIVE, *more):
         value = getattr(config, name, getattr(model_config, name, None))
         found[name] = getattr(value, "value", value)
     return found
@@ -279,8 +286,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":  # one of several processes
-    try:
+    with exits():
         main()
-    except BPOError as error:
-        click.echo(f"bpo-train: {one_line(str(error))}", err=True)
-        sys.exit(exit_code(error))

@@ -22,7 +22,7 @@ from bpo_integrations.models.base import BASE_ID
 from bpo_integrations.rewriter import Record
 from bpo_integrations.templates import AUGMENT_FORMAT, PAPER_FORMAT, REWRITE_FORMAT
 from bpo_train.cli import cli
-from bpo_train.training import dpo, grpo, rewards
+from bpo_train.training import answers, dpo, grpo, rewards
 from bpo_train.training import start as start_module
 from bpo_train.training.dpo import encode_pairs, main, read_pairs
 from bpo_train.training.mining import Pair
@@ -337,6 +337,23 @@ def test_grpo_rewards_see_the_users_prompt_and_what_was_written_and_a_run_goes_o
     assert run["rewards"]["llm"] == f"hf:{toy}"
     assert not (output / "ref").exists()
     assert (output / "bpo.json").is_file()
+
+
+def test_mining_reaches_llm_and_judge_on_their_servers(
+    rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def answer_gain(mode: str, **options: Any) -> Any:
+        asked.update(options)
+        msg = "enough"
+        raise ConfigurationError(msg)
+
+    monkeypatch.setattr(answers, "answer_gain", answer_gain)
+    models = ("--llm", "a", "--judge", "b", "--llm-base-url", "http://one", "--judge-base-url", "http://two")
+    found = CliRunner().invoke(cli, ["mine", "--data", str(rows), "--output", str(tmp_path), *models])
+    assert "enough" in found.output
+    assert (asked["llm_base_url"], asked["judge_base_url"]) == ("http://one", "http://two")
 
 
 @pytest.mark.parametrize("named", [BASE_ID, "someone/else"])

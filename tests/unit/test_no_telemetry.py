@@ -25,3 +25,12 @@ def test_trls_reports_are_off_wherever_training_begins(module: str) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120, env=env
     )
     assert done.stdout.strip() == "silent", done.stderr[-1500:]
+
+
+def test_the_rewriters_trainers_have_no_report_of_their_own_whatever_was_imported_before() -> None:
+    from bpo_train.training.loss import CompletionLossTrainer
+    from bpo_train.training.pair_trainer import PairTrainer
+    from bpo_train.training.reward_trainer import RewardTrainer
+
+    for trainer in (CompletionLossTrainer, PairTrainer, RewardTrainer):
+        assert trainer._send_telemetry.__module__.startswith("bpo_train"), trainer

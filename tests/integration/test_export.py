@@ -32,6 +32,8 @@ from bpo_integrations.rewriter import Record
 from bpo_integrations.templates import PromptFormat
 from bpo_train.cli import cli
 from bpo_train.export import Export, export
+from bpo_train.exporting.record import record_of
+from bpo_train.exporting.trained import TrainedRun
 from bpo_train.training.run import write_run
 
 PROMPTS = [f"What is the meaning of number {number}, and why?" for number in range(20)]
@@ -73,6 +75,14 @@ def train(base: Path, folder: Path, *, seed: int = 0) -> Path:
     tokenizer.save_pretrained(folder)
     write_run(folder, FACTS)
     return folder
+
+
+def test_a_record_that_no_decoding_takes_is_refused(tmp_path: Path) -> None:
+    trained = TrainedRun((tmp_path,), True, "toy/base", ({"mode": "augment"},))
+    assert record_of(trained, name="mine", chosen={"repetition_penalty": 1.0}).repetition_penalty == 1
+    for chosen in ({"repetition_penalty": 0.9}, {"max_prompt_tokens": 0}, {"empty_threshold": -1.0}):
+        with pytest.raises(ConfigurationError, match="Impossible record"):
+            record_of(trained, name="mine", chosen=chosen)
 
 
 @pytest.fixture(scope="module")

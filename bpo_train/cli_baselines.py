@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from bpo_integrations.cli.exits import Exit
+from bpo_integrations.errors import MissingExtraError
 from bpo_train.cli_data import exits
 
 _PASSED_ON: dict[str, Any] = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
@@ -29,7 +30,12 @@ def _training(name: str, text: str) -> None:
     @click.argument("options", nargs=-1, type=click.UNPROCESSED)
     def command(options: tuple[str, ...]) -> None:
         with exits():
-            import_module(f"bpo_train.baselines.{name}").main(options)
+            try:
+                from bpo_train.training.sft import failures
+            except ImportError as error:
+                raise MissingExtraError(error.name or "torch", extra="train") from error
+            with failures():
+                import_module(f"bpo_train.baselines.{name}").main(options)
 
 
 _training("reward", "Train a reward model: --config RECIPE --data PAIRS --output_dir DIR.")

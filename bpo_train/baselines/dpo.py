@@ -68,12 +68,14 @@ def train(arguments: DPOArguments, config: Any, model_config: Any) -> dict[str, 
     pairs = read_pairs(arguments.data)[: arguments.limit]
     model, tokenizer = load_model(model_config.model_name_or_path or "embedded", model_config.dtype or "float32")
     peft = get_peft_config(model_config)
+    dataset = to_dataset(pairs, tokenizer)
+    trainable(dataset, "preference pairs without role marks")
     trainer = DPOTrainer(
         model=model,
         # Without an adapter to switch off, a copy is the reference: an embedded base has no name to load it again by.
         ref_model=None if peft is not None or config.precompute_ref_log_probs else copy.deepcopy(model),
         args=config,
-        train_dataset=to_dataset(trainable(pairs, "preference pairs"), tokenizer),
+        train_dataset=dataset,
         processing_class=tokenizer,
         peft_config=peft,
     )
@@ -86,7 +88,7 @@ def train(arguments: DPOArguments, config: Any, model_config: Any) -> dict[str, 
     for entry in trainer.state.log_history:
         logged |= entry
     names = {"loss": "loss", "rewards/margins": "margin", "rewards/accuracies": "train_accuracy"}
-    metrics = {"trained_pairs": float(len(pairs)), "steps": float(trainer.state.global_step)}
+    metrics = {"trained_pairs": float(len(dataset)), "steps": float(trainer.state.global_step)}
     metrics |= {name: float(logged[key]) for key, name in names.items() if key in logged}
     write_metrics(output, metrics)
     return metrics

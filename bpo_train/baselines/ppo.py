@@ -19,6 +19,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -27,13 +28,14 @@ from typing import Any
 import click
 import torch
 
-from bpo_integrations.errors import ConfigurationError
+from bpo_integrations.errors import ConfigurationError, EngineError
 from bpo_train.baselines.actor_critic import ActorCritic, Rollout
 from bpo_train.baselines.common import parse, trainable
 from bpo_train.baselines.models import load_model, save_model, write_metrics
 from bpo_train.baselines.ppo_state import load_checkpoint, remove_checkpoints, save_checkpoint
 from bpo_train.baselines.ppo_step import Before, KLControl, advantages, losses, token_rewards, whitened
 from bpo_train.baselines.split import read_pairs
+from bpo_train.data.outputs import replacing
 from bpo_train.reward_model import RewardModel
 
 logger = logging.getLogger(__name__)
@@ -105,6 +107,9 @@ class PPO:
     def __init__(self, model: ActorCritic, score: Score, config: PPOConfig, prompts: Sequence[str]) -> None:
         self.model, self.score, self.config = model, score, config
         self.state = processes()
+        if config.batch_size % self.state.num_processes:  # they would update unequally often, and wait for one another
+            msg = f"batch_size {config.batch_size} cannot be shared by {self.state.num_processes} processes."
+            raise ConfigurationError(msg, hint=f"Make batch_size a multiple of {self.state.num_processes}.")
         encoded = [(prompt, model.chat.render([{"role": "user", "content": prompt}])) for prompt in prompts]
         self.prompts = [(prompt, ids) for prompt, ids in encoded if len(ids) <= config.max_prompt_tokens]
         trainable(self.prompts, f"prompts of at most {config.max_prompt_tokens} tokens")
@@ -128,9 +133,11 @@ class PPO:
         folder.mkdir(parents=True, exist_ok=True)
         done, weight = load_checkpoint(folder, self.model, self.optimizer) or (0, self.control.weight)
         self.control = KLControl(weight, config.kl_target, config.kl_horizon)
+        if self.state.is_main_process:
+            _keep_log(folder / LOG, done)
         rows = []
         for number in range(done, config.steps):
-            if config.max_minutes is not None and time.monotonic() - started > 60 * config.max_minutes:
+            if config.max_minutes is not None and self._late(time.monotonic() - started > 60 * config.max_minutes):
                 logger.warning("PPO stops after %d of %d steps: its time is up.", number, config.steps)
                 break
             row = {"step": number + 1, **self.step(number)}
@@ -236,6 +243,10 @@ class PPO:
         found: torch.Tensor = reduce(tensor, "mean")
         return found
 
+    def _late(self, late: bool) -> bool:
+        """Return whether the time is up for any process: one that stopped alone would leave the others waiting."""
+        return bool(self._mean(torch.tensor(float(late), device=self.model.device)) > 0)
+
     def _micro(self, rows: torch.Tensor) -> Sequence[torch.Tensor]:
         return _parts(rows, self.config.microbatch_size)
 
@@ -288,23 +299,38 @@ def summary(log: Path, window: int = 5) -> dict[str, float]:
     """Return what a run's log comes to: means over its first and its last steps.
 
     Args:
-        log: `log.jsonl`; of steps that were done twice, before and after an interruption, the later row counts.
+        log: `log.jsonl`.
         window: Steps that a mean is over.
     """
-    rows = {row["step"]: row for row in map(json.loads, log.read_text(encoding="utf-8").splitlines())}
-    steps = [rows[step] for step in sorted(rows)]
+    steps = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     found = {"steps": float(len(steps)), "seconds": sum(row["seconds"] for row in steps)}
     for when, part in (("first", steps[:window]), ("last", steps[-window:])):
         for name in ("score", "kl", "tokens"):
-            found[f"{name}_{when}"] = sum(row[name] for row in part) / len(part)
+            found[f"{name}_{when}"] = sum(row[name] for row in part) / max(1, len(part))
     return found
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse `--config recipe.yaml` and options over it, then train."""
     arguments, config, model_config = parse(PPOArguments, PPOConfig, argv)
-    for name, value in train(arguments, config, model_config).items():
+    try:
+        metrics = train(arguments, config, model_config)
+    except torch.OutOfMemoryError as error:
+        msg = "The GPU's memory is full."
+        raise EngineError(msg, hint="Halve --microbatch_size, or --batch_size; or --use_peft true.") from error
+    for name, value in metrics.items():
         click.echo(f"{name}: {value:.4g}")
+
+
+def _keep_log(log: Path, done: int) -> None:
+    """Leave the steps up to the checkpoint: later ones are done again, and a killed run's last line may be a half."""
+    kept = []
+    for line in log.read_text(encoding="utf-8").splitlines() if log.is_file() else []:
+        with suppress(ValueError):
+            if json.loads(line)["step"] <= done:
+                kept.append(line + "\n")
+    with replacing(log) as file:
+        file.writelines(kept)
 
 
 def _rate(number: int, steps: int, warmup: int) -> float:

@@ -105,12 +105,15 @@ def train(arguments: RewardArguments, config: Any, model_config: Any) -> dict[st
     torch.manual_seed(config.seed)  # the head is drawn here
     model = reward_model_from(causal, tokenizer)
     max_length = config.max_length or MAX_LENGTH
+    peft = get_peft_config(model_config)
+    if peft is not None:
+        peft.task_type = "SEQ_CLS"  # TRL's default is a language model's, with which the new head stays as it was drawn
     trainer = RewardTrainer(
         model=model,
         args=config,
         train_dataset=to_dataset(trainable(pairs, "preference pairs"), ChatTokenizer(tokenizer), max_length),
         processing_class=tokenizer,
-        peft_config=get_peft_config(model_config),
+        peft_config=peft,
     )
     output = Path(config.output_dir)
     trainer.train(resume_from_checkpoint=resume_point(output))

@@ -111,7 +111,8 @@ def _time_limit(seconds: float) -> Any:
             self.started = time.monotonic()
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-            control.should_training_stop = time.monotonic() - self.started > seconds
+            if time.monotonic() - self.started > seconds:  # never False: that would take back the end after max_steps
+                control.should_training_stop = True
             return control
 
     return TimeLimit()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,12 +19,13 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 from toy_model import write_gguf
 
+from bpo_integrations.cli.exits import FileError, exit_code
 from bpo_integrations.engines.causal_lm import ChatTokenizer
 from bpo_integrations.errors import ConfigurationError, ModelNotFoundError
 from bpo_train.baselines import dpo, ppo, reward, rloo
 from bpo_train.baselines.actor_critic import ActorCritic
-from bpo_train.baselines.models import as_folder, load_model
-from bpo_train.baselines.ppo import PPO, PPOConfig
+from bpo_train.baselines.models import as_folder, load_model, reward_model_from
+from bpo_train.baselines.ppo import PPO, PPOConfig, summary
 from bpo_train.cli import cli
 from bpo_train.reward_model import RewardModel, encode_pair
 
@@ -113,6 +116,18 @@ def test_a_long_pair_loses_the_end_of_its_answer_then_the_beginning_of_its_promp
     assert both[-50:-1] == chat.encode("y" * 49)
 
 
+def test_a_reward_model_by_adapter_has_a_head_that_was_trained(toy: Path, pairs: Path, tmp_path: Path) -> None:
+    output = tmp_path / "reward"
+    lora = {"use_peft": "true", "lora_r": "2", "lora_target_modules": "all-linear"}
+    reward.main(options("reward", toy, pairs, output, learning_rate="1e-2", limit="16", **lora))
+    torch.manual_seed(1)  # the recipe's
+    drawn = reward_model_from(*load_model(str(toy))).score.weight.detach()
+    trained = load_file(output / "model.safetensors")["score.weight"]
+    assert trained.shape == drawn.shape
+    assert not torch.equal(trained, drawn)
+    assert len(RewardModel(output).score([("Say 3", "NUMBER")])) == 1
+
+
 def test_what_is_no_reward_model_is_refused(toy: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError, match="Train one with"):
         RewardModel(tmp_path / "nothing")
@@ -127,9 +142,12 @@ def test_dpo_moves_every_matrix_towards_what_is_preferred(toy: Path, pairs: Path
     assert load_model(str(output))[0].config.architectures == ["LlamaForCausalLM"]
 
 
-def test_rloo_trains_on_a_reward_model(toy: Path, pairs: Path, judge: Path, tmp_path: Path) -> None:
+def test_rloo_trains_on_a_reward_model_for_its_steps_and_no_more(
+    toy: Path, pairs: Path, judge: Path, tmp_path: Path
+) -> None:
     output = tmp_path / "rloo"
-    rloo.main(options("rloo", toy, pairs, output, reward_model=str(judge), learning_rate="1e-2"))
+    given = {"reward_model": str(judge), "learning_rate": "1e-2", "max_minutes": "60"}
+    rloo.main(options("rloo", toy, pairs, output, **given))
     assert moved(toy, output)
     assert metrics(output)["steps"] == 2
 
@@ -215,6 +233,42 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(toy: Path, tmp_
     assert [row["kl_weight"] for row in later] == [row["kl_weight"] for row in rows[2:]]
     for one, other in zip(whole.model.parameters(), again.model.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def test_the_log_of_a_killed_run_goes_on_from_the_checkpoint_whatever_its_last_line(toy: Path, tmp_path: Path) -> None:
+    given = {"steps": 2, "batch_size": 4, "save_steps": 1}
+    trainer(toy, **given).train(tmp_path)
+    with (tmp_path / "log.jsonl").open("a", encoding="utf-8") as log:
+        log.write('{"step": 2, "sc')
+    trainer(toy, **given).train(tmp_path)
+    assert [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [1, 2]
+    assert summary(tmp_path / "log.jsonl")["steps"] == 2
+
+
+def test_prompts_that_processes_cannot_share_evenly_are_refused(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ppo, "processes", lambda: SimpleNamespace(num_processes=3))
+    with pytest.raises(ConfigurationError, match="batch_size 32 cannot be shared by 3 processes"):
+        trainer(toy)
+
+
+def test_a_process_stops_when_the_time_is_up_for_another(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trainer(toy, steps=1, batch_size=4, max_minutes=60.0)
+    monkeypatch.setattr(run, "_mean", lambda tensor: (tensor + 1) / 2)  # as with one more process, whose time is up
+    assert run.train(tmp_path) == []
+
+
+def test_a_full_disk_is_one_clear_line(
+    toy: Path, pairs: Path, judge: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(ppo, "save_model", full)
+    argv = options("ppo", toy, pairs, tmp_path / "ppo", reward_model=str(judge), steps="1")
+    done = CliRunner().invoke(cli, ["baseline", "ppo", *argv])
+    assert (done.exit_code, "Free some space" in done.stderr) == (exit_code(FileError("")), True)
 
 
 def test_a_checkpoint_of_another_model_is_refused(toy: Path, tmp_path: Path) -> None:

@@ -174,7 +174,8 @@ def run_all(
         table: The table.
         names: The stages; they are begun in the order of `STAGES`.
         workers: Stages at a time; more than one run in processes of their own.
-        command: What runs one stage in a process of its own, when its name is put behind.
+        command: What runs one stage in a process of its own, when its name is put behind. With one worker it is used
+            where there is a time limit only: nothing ends a stage that runs in this process.
         max_seconds: After this what still runs is ended, and only `judge` and `table` are begun, which then take as
             long as they need.
 
@@ -186,34 +187,39 @@ def run_all(
     last = {stage.name for stage in STAGES if stage.again}
     failed: dict[str, str] = {}
     running: dict[str, subprocess.Popen[bytes]] = {}
-    while waiting or running:
-        late = deadline is not None and time.monotonic() > deadline
-        for name in list(running):
-            process = running[name]
-            cut = late and name not in last and process.poll() is None
-            if cut:
-                process.terminate()
-            if cut or process.poll() is not None:
-                del running[name]
-                if process.wait():
-                    failed[name] = "the time was up" if cut else f"see {_log(table, name)}"
-        for stage in list(waiting):
-            open_ = {one.name for one in waiting} | running.keys()
-            lost = next(
-                (need for need in stage.needs if need in failed or not (need in open_ or table.done(need))), None
-            )
-            if lost is not None or (late and not stage.again):
-                waiting.remove(stage)
-                if not table.done(stage.name) or stage.again:
-                    failed[stage.name] = "the time was up" if lost is None else f"{lost} was not done"
-            elif not open_ & {*stage.needs, *stage.after} and len(running) < workers:
-                waiting.remove(stage)
-                if workers == 1 or stage.short:
-                    _here(table, stage, failed)
-                    break
-                running[stage.name] = _begin(table, stage.name, command)
-        if running:
-            time.sleep(0.2)
+    try:
+        while waiting or running:
+            late = deadline is not None and time.monotonic() > deadline
+            for name in list(running):
+                process = running[name]
+                cut = late and name not in last and process.poll() is None
+                if cut:
+                    process.terminate()
+                if cut or process.poll() is not None:
+                    del running[name]
+                    if process.wait():
+                        failed[name] = "the time was up" if cut else f"see {_log(table, name)}"
+            for stage in list(waiting):
+                open_ = {one.name for one in waiting} | running.keys()
+                lost = next(
+                    (need for need in stage.needs if need in failed or not (need in open_ or table.done(need))), None
+                )
+                if lost is not None or (late and not stage.again):
+                    waiting.remove(stage)
+                    if not table.done(stage.name) or stage.again:
+                        failed[stage.name] = "the time was up" if lost is None else f"{lost} was not done"
+                elif not open_ & {*stage.needs, *stage.after} and len(running) < workers:
+                    waiting.remove(stage)
+                    if stage.short or (workers == 1 and (deadline is None or not command)):
+                        _here(table, stage, failed)
+                        break
+                    running[stage.name] = _begin(table, stage.name, command)
+            if running:
+                time.sleep(0.2)
+    finally:  # an interruption must not leave behind what a second run would meet
+        for process in running.values():
+            process.terminate()
+            process.wait()
     return failed
 
 
@@ -328,13 +334,13 @@ _WORK = (
     _training("reward", "reward-judge", 1, (), seed="2", balance_lengths="true"),
     _training("ppo", "ppo", 0, ("reward-ppo",)),
     _answering("dpo", "dpo", "optimize"),
+    _answering("ppo", "ppo", "optimize"),
     _training("rloo", "rloo", 0, ("reward-ppo",)),
     Stage(
         "meta",
         ("split", "base"),
         lambda table: rewrite_by_llm(table.prompts, table.folder, str(table.models / "base")),
     ),
-    _answering("ppo", "ppo", "optimize"),
     Stage("passes", ("optimize",), lambda table: rewrite_again(table.prompts, table.folder)),
     _answering("meta", "meta"),
     _answering("passes", "base", "passes"),

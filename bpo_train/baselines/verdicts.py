@@ -17,7 +17,16 @@ from bpo_train.baselines.answers import answers_file
 from bpo_train.baselines.arms import ARMS, COMPARISONS
 from bpo_train.baselines.models import read_metrics
 from bpo_train.data.outputs import replacing
-from bpo_train.evaluation.records import VERDICTS, Answer, Choice, TestPrompt, Verdict, read_records, write_records
+from bpo_train.evaluation.records import (
+    BASELINE,
+    VERDICTS,
+    Answer,
+    Choice,
+    TestPrompt,
+    Verdict,
+    read_records,
+    write_records,
+)
 from bpo_train.reward_model import RewardModel
 
 JUDGE, JUDGE_FILE = "reward model", "judge.json"
@@ -107,7 +116,7 @@ def length_correlation(folder: Path) -> dict[str, float]:
     Returns:
         `answers`: Pearson's correlation of score and words over all answers; `margins`: the same of an arm's margin and
         of what its answer has more in words than the original's, which is what a verdict hangs on. 0 where one does
-        not vary.
+        not vary, or the original was not scored.
     """
     import numpy as np
 
@@ -116,12 +125,12 @@ def length_correlation(folder: Path) -> dict[str, float]:
         arm: {row.id: len(row.answer.split()) for row in read_records(answers_file(folder, arm), Answer)}
         for arm in scores
     }
-    base = next(iter(scores), "")
+    base = BASELINE if BASELINE in scores else None
     pairs = [(scores[arm][id_], words[arm][id_]) for arm in scores for id_ in scores[arm]]
     margins = [
         (scores[arm][id_] - scores[base][id_], words[arm][id_] - words[base][id_])
         for arm in scores
-        if arm != base
+        if base is not None and arm != base
         for id_ in scores[arm]
     ]
     found = {}

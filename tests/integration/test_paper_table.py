@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +20,7 @@ from bpo_train.baselines.arms import ARMS, BY_NAME, COMPARISONS, GROUPS
 from bpo_train.baselines.prompts import sent_file
 from bpo_train.baselines.stages import SIZES, STAGES, PaperTable, Stage, run_all
 from bpo_train.baselines.table import to_markdown
-from bpo_train.baselines.verdicts import verdicts
+from bpo_train.baselines.verdicts import length_correlation, scores_file, verdicts
 from bpo_train.cli import cli
 from bpo_train.evaluation.records import BASELINE, Answer, TestPrompt, Verdict, read_records, write_records
 
@@ -199,14 +201,50 @@ def test_when_the_time_is_up_only_what_counts_and_writes_is_begun(
     assert ran == ["table"]
 
 
-def test_a_late_stage_is_ended_and_the_table_is_still_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_late_stage_is_ended_and_the_table_is_still_written(
+    workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     slow = Stage("slow", (), lambda table: None)
     monkeypatch.setattr(stages, "STAGES", (slow, Stage("table", (), lambda table: None, after=("slow",), again=True)))
     script = f"import sys, time; time.sleep(60 if sys.argv[1] == 'slow' else 1); open({str(tmp_path / 'made')!r}, 'w')"
     command = [sys.executable, "-c", script]
-    failed = run_all(bare(tmp_path), ["slow", "table"], workers=2, command=command, max_seconds=1.0)
+    failed = run_all(bare(tmp_path), ["slow", "table"], workers=workers, command=command, max_seconds=1.0)
     assert failed == {"slow": "the time was up"}
     assert (tmp_path / "made").is_file()
+
+
+def test_an_interruption_ends_what_was_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = []
+
+    def begin(*_: object) -> subprocess.Popen[bytes]:
+        begun.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]))
+        return begun[-1]
+
+    def interrupted(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stages, "STAGES", (Stage("slow", (), lambda table: None),))
+    monkeypatch.setattr(stages, "_begin", begin)
+    monkeypatch.setattr(stages.time, "sleep", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_all(bare(tmp_path), ["slow"], workers=2, command=["none"])
+    assert [process.returncode for process in begun] == [-signal.SIGTERM]
+
+
+def test_the_papers_arms_are_answered_before_anything_that_the_table_can_do_without() -> None:
+    names = [stage.name for stage in STAGES]
+    wanted = [names.index(f"answer:{group}") for group in ("main", "dpo", "ppo")]
+    assert max(wanted) < min(names.index(name) for name in ("rloo", "meta", "passes"))
+
+
+def test_margins_are_against_the_original_or_not_counted(tmp_path: Path) -> None:
+    for arm, words in (("ppo", (1, 2, 3)), ("dpo", (2, 4, 6))):
+        rows = [Answer(str(number), arm, "", "a " * count) for number, count in enumerate(words)]
+        write_records(tmp_path / "answers" / f"{arm}.jsonl", rows)
+        scores_file(tmp_path, arm).parent.mkdir(exist_ok=True)
+        scores_file(tmp_path, arm).write_text(json.dumps({row.id: len(row.answer) for row in rows}))
+    assert length_correlation(tmp_path) == {"answers": 1.0, "margins": 0.0}
 
 
 def test_stages_run_in_processes_of_their_own(given: list[str], tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from bpo_integrations.result import Mode
 from bpo_integrations.rewriter import RECORD_FILE, Record
 from bpo_integrations.templates import AUGMENT_FORMAT, REWRITE_FORMAT, PromptFormat
 from bpo_train.exporting.trained import TrainedRun
+from bpo_train.training.run import holding
 
 
 def record_for(mode: str, *, name: str, base: str, threshold: float = 0.5) -> Record:
@@ -69,7 +70,8 @@ def record_of(
         ConfigurationError: The run does not say its mode and none was given, or it says another; or a value cannot be.
     """
     folder = run.folders[0]
-    beside = Record.read(folder) if (folder / RECORD_FILE).is_file() else None
+    place = holding(RECORD_FILE, folder)
+    beside = Record.read(place) if place else None
     said = run.fact("mode") or (beside.mode if beside else None)
     known = mode or said
     if known is None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from bpo_integrations.errors import ConfigurationError, ModelFormatError, ModelNotFoundError
 from bpo_integrations.models.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from bpo_integrations.models.base import BASE_ID, download_allowed, find_base
-from bpo_train.training.run import RUN_FILE, read_run
+from bpo_train.training.run import RUN_FILE, holding, read_run
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -87,11 +87,8 @@ def _is_adapter(folder: Path) -> bool:
 
 
 def _facts(folder: Path) -> Mapping[str, Any] | None:
-    """Read the `run.json` of a run; a checkpoint's lies a folder above."""
-    for place in (folder, folder.resolve().parent if folder.resolve().name.startswith("checkpoint-") else folder):
-        if (place / RUN_FILE).is_file():
-            return read_run(place)
-    return None
+    place = holding(RUN_FILE, folder)
+    return read_run(place) if place else None
 
 
 def _named_base(folder: Path, facts: Mapping[str, Any] | None) -> str:

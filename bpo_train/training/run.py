@@ -99,6 +99,21 @@ def read_run(folder: Path) -> dict[str, Any]:
     return run
 
 
+def holding(name: str, folder: Path) -> Path | None:
+    """Return the folder that holds a file of a run: the one that is given or, of a checkpoint, the one above.
+
+    Args:
+        name: The file's.
+        folder: The output of a run, or a checkpoint in it.
+
+    Returns:
+        None where neither holds it.
+    """
+    whole = folder.resolve()
+    places = (folder, whole.parent) if whole.name.startswith("checkpoint-") else (folder,)
+    return next((place for place in places if (place / name).is_file()), None)
+
+
 def describe_data(
     file: str,
     rows: Sequence[Encoded],

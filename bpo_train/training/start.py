@@ -20,7 +20,7 @@ from bpo_integrations.rewriter import RECORD_FILE, Record
 from bpo_integrations.templates import PromptFormat
 from bpo_train.data.outputs import replacing
 from bpo_train.training.arguments import FORMATS, SFTArguments
-from bpo_train.training.run import RUN_FILE, describe_run, read_run, write_run
+from bpo_train.training.run import RUN_FILE, describe_run, holding, read_run, write_run
 from bpo_train.training.sft import load_model
 
 SHIPPED = "shipped"
@@ -63,13 +63,25 @@ def prompt_format(start: Path | None, spec: str, mode: Mode) -> PromptFormat:
         start: The adapter that training starts from.
         spec: The model's spec; a folder may have the two files as well.
         mode: The mode.
+
+    Raises:
+        ConfigurationError: It was trained in the other mode.
     """
     for folder in (start, Path(spec)):
-        if folder is not None and (folder / RECORD_FILE).is_file():
-            return Record.read(folder).format
-        if folder is not None and (folder / RUN_FILE).is_file():
-            return PromptFormat(**read_run(folder)["format"])
+        if folder is not None and (place := holding(RECORD_FILE, folder)):
+            record = Record.read(place)
+            return _of_mode(record.mode, mode, folder, record.format)
+        if folder is not None and (place := holding(RUN_FILE, folder)):
+            run = read_run(place)
+            return _of_mode(run.get("mode", mode), mode, folder, PromptFormat(**run["format"]))
     return FORMATS[mode]
+
+
+def _of_mode(trained: str, wanted: str, folder: Path, form: PromptFormat) -> PromptFormat:
+    if trained != wanted:
+        msg = f"{folder} was trained in mode {trained!r}, not {wanted!r}."
+        raise ConfigurationError(msg, hint=f"Give --mode {trained}, and rows of that mode.")
+    return form
 
 
 def load_start(folder: Path | None, config: Any, model_config: Any) -> tuple[Any, Any, Any]:
@@ -135,8 +147,8 @@ def finish(
     if not trainer.is_world_process_zero():
         return
     shutil.rmtree(output / REFERENCE, ignore_errors=True)  # the start, which is kept in the checkpoints alone
-    if start is not None and (start / RECORD_FILE).is_file():
-        record = replace(Record.read(start), name=output.name)
+    if start is not None and (place := holding(RECORD_FILE, start)):
+        record = replace(Record.read(place), name=output.name)
         with replacing(output / RECORD_FILE) as file:
             file.write(record.to_json())
     said = SimpleNamespace(mode=mode, format_name=_name(form), format=form)

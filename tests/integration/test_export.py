@@ -85,6 +85,14 @@ def test_a_record_that_no_decoding_takes_is_refused(tmp_path: Path) -> None:
             record_of(trained, name="mine", chosen=chosen)
 
 
+def test_a_checkpoint_has_the_record_that_its_run_has(tmp_path: Path) -> None:
+    (tmp_path / "bpo.json").write_text(Record("run", "augment", FORMAT, empty_threshold=0.85).to_json())
+    checkpoint = tmp_path / "checkpoint-50"
+    checkpoint.mkdir()
+    record = record_of(TrainedRun((checkpoint,), True, "toy/base", (None,)), name="mine")
+    assert (record.name, record.empty_threshold, record.format) == ("mine", 0.85, FORMAT)
+
+
 @pytest.fixture(scope="module")
 def run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(base, tmp_path_factory.mktemp("runs") / "lora")

@@ -223,10 +223,14 @@ def test_two_processes_train_together(toy: Path, start: Path, pairs: Path, tmp_p
 
 
 def test_the_prompt_is_put_as_the_start_was_trained(start: Path, tmp_path: Path) -> None:
-    assert prompt_format(start, "embedded", "rewrite") == AUGMENT_FORMAT  # its bpo.json
+    assert prompt_format(start, "embedded", "augment") == AUGMENT_FORMAT  # its bpo.json
+    with pytest.raises(ConfigurationError, match=r"in mode 'augment', not 'rewrite'.*--mode augment"):
+        prompt_format(start, "embedded", "rewrite")
     assert prompt_format(tmp_path, "embedded", "rewrite") == REWRITE_FORMAT
     write_run(tmp_path, {"format": asdict(PAPER_FORMAT)})
     assert prompt_format(None, str(tmp_path), "rewrite") == PAPER_FORMAT
+    (checkpoint := tmp_path / "checkpoint-5").mkdir()
+    assert prompt_format(checkpoint, "embedded", "rewrite") == PAPER_FORMAT
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,10 @@ from trl import ModelConfig, SFTConfig, TrlParser
 
 from bpo_integrations.errors import BPOError, ConfigurationError
 from bpo_train.training.arguments import COMPLETION_FIELD, SFTArguments
+from bpo_train.training.launch import FILE, NAMED, PROCESSES
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+RECIPE = "--config"
 
 
 def computes_in_bf16(config: Any) -> bool:
@@ -54,8 +56,8 @@ class RecipeParser(TrlParser):
             ConfigurationError: The recipe cannot be read, or a value cannot be.
         """
         rest = list(options)
-        if "--config" in rest:
-            at = rest.index("--config")
+        if RECIPE in rest:
+            at = rest.index(RECIPE)
             path = Path("".join(rest[at + 1 : at + 2]))
             values = _read_recipe(path, self.prog.rpartition(" ")[2])
             del rest[at : at + 2]
@@ -90,14 +92,19 @@ def sft_parser() -> RecipeParser:
 def with_recipe_path(options: Sequence[str]) -> list[str]:
     """Return the options with `--config NAME` as a path, where NAME is one of the recipes that come with the package.
 
+    What is looked for by name, here and by the launcher, may be written with `=`, too.
+
     Example:
         >>> Path(with_recipe_path(["--config", "smollm2-135m/augment"])[1]).name
         'augment.yaml'
     """
-    found = list(options)
+    named = (RECIPE, NAMED, FILE, PROCESSES)
+    found: list[str] = []
+    for option in options:
+        found += option.split("=", 1) if option.partition("=")[0] in named else [option]
     for at, name in enumerate(found[1:], start=1):
         shipped = RECIPES / f"{name.removesuffix('.yaml')}.yaml"
-        if found[at - 1] == "--config" and not Path(name).is_file() and shipped.is_file():
+        if found[at - 1] == RECIPE and not Path(name).is_file() and shipped.is_file():
             found[at] = str(shipped)
     return found
 

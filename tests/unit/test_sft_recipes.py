@@ -123,6 +123,12 @@ def test_an_unknown_recipe_names_those_that_there_are() -> None:
         sft_parser().preview(["--config", "nowhere"])
 
 
+def test_what_is_looked_for_by_name_may_be_written_with_an_equals_sign() -> None:
+    found = with_recipe_path(["--config=smollm2-135m/augment", "--num_processes=2", "--weights", "a=2"])
+    assert (found[0], Path(found[1]).name) == ("--config", "augment.yaml")
+    assert found[2:] == ["--num_processes", "2", "--weights", "a=2"]
+
+
 def test_an_error_names_the_command_that_was_given() -> None:
     parser = RecipeParser([DPOArguments], prog="bpo-train dpo")
     with pytest.raises(ConfigurationError, match=r"bpo-train dpo --help"):

@@ -8,6 +8,7 @@ that it calls.
 from __future__ import annotations
 
 import gc
+import hashlib
 import json
 import logging
 import os
@@ -90,8 +91,13 @@ class PaperTable:
         return read_records(self.folder / PROMPTS, TestPrompt)
 
     def settings(self) -> dict[str, Any]:
-        """What the figures depend on; a folder holds those of one setting only."""
-        return {"size": self.size.name, "model": self.model, "sets": list(self.sets), "seed": self.seed}
+        """What the figures depend on; a folder holds those of one setting only.
+
+        The preferences by their SHA-256, where they are there: a folder that is carried to another machine has the
+        halves with it.
+        """
+        found = {"size": self.size.name, "model": self.model, "sets": list(self.sets), "seed": self.seed}
+        return found | ({"data": hashlib.sha256(self.data.read_bytes()).hexdigest()} if self.data.is_file() else {})
 
     def done(self, stage: str) -> bool:
         """Whether a stage has come to its end."""
@@ -132,8 +138,10 @@ def prepare(table: PaperTable) -> None:
     path = table.folder / SETTINGS
     if path.is_file():
         found = json.loads(path.read_text(encoding="utf-8"))
-        if found != table.settings():
-            msg = f"{table.folder} was begun with other settings: {found}."
+        given = table.settings()
+        other = {name: value for name, value in found.items() if given.get(name, value) != value}
+        if other:
+            msg = f"{table.folder} was begun with other settings: {other}."
             raise ConfigurationError(msg, hint="Give the same options, or name another --output.")
         return
     with replacing(path) as file:

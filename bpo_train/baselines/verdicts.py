@@ -15,7 +15,7 @@ from typing import Any
 from bpo_integrations.cli.show import dump
 from bpo_train.baselines.answers import answers_file
 from bpo_train.baselines.arms import ARMS, COMPARISONS
-from bpo_train.baselines.models import read_metrics
+from bpo_train.baselines.models import METRICS, read_metrics
 from bpo_train.data.outputs import replacing
 from bpo_train.evaluation.records import (
     BASELINE,
@@ -43,6 +43,8 @@ def scores_file(folder: Path, arm: str) -> Path:
 def judge_arms(folder: Path, model: Path, prompts: Sequence[TestPrompt], llmbar: Path | None) -> None:
     """Score every arm that was answered and not scored yet; write the verdicts, and how good the judge is.
 
+    Scores that are older than their answers or than the judge are of others, and are made again.
+
     Args:
         folder: The table's folder; receives `scores/`, `verdicts.jsonl` and `judge.json`.
         model: The judging reward model's folder.
@@ -52,19 +54,27 @@ def judge_arms(folder: Path, model: Path, prompts: Sequence[TestPrompt], llmbar:
     judge = RewardModel(model)
     texts = {prompt.id: prompt.prompt for prompt in prompts}
     for arm in ARMS:
-        if answers_file(folder, arm.name).is_file() and not scores_file(folder, arm.name).is_file():
-            rows = read_records(answers_file(folder, arm.name), Answer)
+        path = answers_file(folder, arm.name)
+        if path.is_file() and not _newer(scores_file(folder, arm.name), path, model / METRICS):
+            rows = read_records(path, Answer)
             found = judge.score([(texts[row.id], row.answer) for row in rows])
             with replacing(scores_file(folder, arm.name)) as file:
                 file.write(dump({row.id: score for row, score in zip(rows, found, strict=True)}) + "\n")
     write_records(folder / VERDICTS, verdicts(read_scores(folder), prompts))
+    known = read_judge(folder) if _newer(folder / JUDGE_FILE, model / METRICS) else {}
     trust = {
         "held_out": read_metrics(model),
         "length_correlation": length_correlation(folder),
-        "llmbar": read_judge(folder).get("llmbar") or (agreement(judge, llmbar) if llmbar else None),
+        "llmbar": known.get("llmbar") or (agreement(judge, llmbar) if llmbar else None),
     }
     with replacing(folder / JUDGE_FILE) as file:
         file.write(json.dumps(trust, indent=2) + "\n")
+
+
+def _newer(path: Path, *sources: Path) -> bool:
+    """Whether a file is there, and none of those that it was made from was written after it."""
+    made = path.stat().st_mtime_ns if path.is_file() else -1
+    return made >= max((source.stat().st_mtime_ns for source in sources if source.is_file()), default=0)
 
 
 def read_scores(folder: Path) -> dict[str, Scores]:

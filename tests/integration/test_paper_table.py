@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from bpo_train.baselines.arms import ARMS, BY_NAME, COMPARISONS, GROUPS
 from bpo_train.baselines.prompts import sent_file
 from bpo_train.baselines.stages import SIZES, STAGES, PaperTable, Stage, run_all
 from bpo_train.baselines.table import to_markdown
-from bpo_train.baselines.verdicts import length_correlation, scores_file, verdicts
+from bpo_train.baselines.verdicts import judge_arms, length_correlation, scores_file, verdicts
 from bpo_train.cli import cli
 from bpo_train.evaluation.records import BASELINE, Answer, TestPrompt, Verdict, read_records, write_records
 
@@ -137,6 +138,40 @@ def test_what_is_done_is_not_done_again(whole: Path, given: list[str]) -> None:
     assert (whole / "answers" / "dpo.jsonl").stat().st_mtime_ns == before[whole / "answers" / "dpo.jsonl"]
 
 
+def test_scores_of_other_answers_or_of_another_judge_are_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[int] = []
+
+    class Judge:
+        def __init__(self, folder: Path) -> None:
+            pass
+
+        def score(self, pairs: list[tuple[str, str]]) -> list[float]:
+            counted.append(len(pairs))
+            return [float(len(answer)) for _, answer in pairs]
+
+    monkeypatch.setattr("bpo_train.baselines.verdicts.RewardModel", Judge)
+    prompts, model = [TestPrompt("1", "Why?")], tmp_path / "judge"
+    for arm in (BASELINE, "ppo"):
+        write_records(tmp_path / "answers" / f"{arm}.jsonl", [Answer("1", arm, "Why?", "So.")])
+    model.mkdir()
+    (model / "metrics.json").write_text("{}")
+
+    def scored(touched: Path | None = None) -> int:
+        if touched:
+            later = scores_file(tmp_path, "ppo").stat().st_mtime_ns + 1_000_000
+            os.utime(touched, ns=(later, later))
+        before = len(counted)
+        judge_arms(tmp_path, model, prompts, None)
+        return len(counted) - before
+
+    assert scored() == 2
+    assert scored() == 0
+    assert scored(tmp_path / "answers" / "ppo.jsonl") == 1
+    assert scored(model / "metrics.json") == 2
+
+
 def test_a_table_before_anything_was_judged_says_not_run_everywhere(given: list[str], tmp_path: Path) -> None:
     done = paper_table(tmp_path, given, "--stages", "split,table")
     assert done.exit_code == 0, done.output
@@ -153,7 +188,11 @@ def test_wrong_options_are_one_clear_line(given: list[str], tmp_path: Path) -> N
     assert (lonely.exit_code, "needs the stage split" in lonely.stderr) == (3, True)
     assert paper_table(tmp_path, given, "--stages", "split").exit_code == 0
     other = paper_table(tmp_path, given, "--stages", "split", "--seed", "1")
-    assert (other.exit_code, "begun with other settings" in other.stderr) == (3, True)
+    assert (other.exit_code, "begun with other settings: {'seed': 0}" in other.stderr) == (3, True)
+    (tmp_path / "pairs.jsonl").write_text('{"prompt": "Why?", "chosen": "a", "rejected": "b"}', encoding="utf-8")
+    other = paper_table(tmp_path, given, "--stages", "split", "--data", str(tmp_path / "pairs.jsonl"))
+    assert (other.exit_code, "begun with other settings: {'data':" in other.stderr) == (3, True)
+    assert paper_table(tmp_path, given, "--stages", "split", "--data", str(tmp_path / "elsewhere.jsonl")).exit_code == 0
 
 
 # -- the order of things, with stages that do nothing -----------------------------------------------------------------

@@ -1,6 +1,6 @@
 """The paper's table at small size, as `bpo-train paper-table` made it, into docs/benchmarks.md.
 
-    bpo-train paper-table --output runs/paper-table --workers 4      # a GPU: some eight minutes; the CPU: a smoke run
+    bpo-train paper-table --output runs/paper-table --workers 4      # a GPU: some twenty minutes; the CPU: a smoke run
     python tests/benchmarks/paper_table.py runs/paper-table
 
 It measures nothing itself. A smoke run's table is not written unless asked: its figures mean nothing.

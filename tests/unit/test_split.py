@@ -12,6 +12,10 @@ from hypothesis import strategies as st
 
 from bpo_integrations.errors import ConfigurationError
 from bpo_train.baselines.split import Pair, divide, length_balanced, read_pairs, write_pairs
+from bpo_train.data.words import words
+from bpo_train.evaluation.testsets import load_testsets
+
+TESTSETS = {"vicuna_eval": ".jsonl", "self_instruct_eval": ".json", "dolly_eval": ".json", "bpo_test": ".json"}
 
 PAIRS = st.lists(
     st.builds(
@@ -58,6 +62,14 @@ def test_the_preferences_divide_into_halves_that_are_even_by_source(data_dir: Pa
     assert not {pair.key for pair in first} & {pair.key for pair in second}
     counts, others = (Counter(pair.source for pair in half) for half in (first, second))
     assert all(abs(counts[source] - others[source]) <= 3 for source in counts | others)
+
+
+@pytest.mark.data
+def test_no_prompt_of_the_four_test_sets_is_among_the_preferences(data_dir: Path) -> None:
+    known = {pair.key for pair in read_pairs(data_dir / "preferences.jsonl")}
+    prompts = load_testsets([str(data_dir / "testsets" / f"{name}{end}") for name, end in TESTSETS.items()])
+    assert len(prompts) == 732
+    assert not {" ".join(words(text)) for one in prompts for text in (one.prompt, one.instruction)} & known
 
 
 def test_pairs_come_back_as_they_were_written_and_other_names_are_understood(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def train(arguments: RewardArguments, config: Any, model_config: Any) -> dict[st
     max_length = config.max_length or MAX_LENGTH
     peft = get_peft_config(model_config)
     if peft is not None:
-        peft.task_type = "SEQ_CLS"  # TRL's default is a language model's, with which the new head stays as it was drawn
+        peft.task_type = "SEQ_CLS"  # the new head is trained, too; TRL's default is for language models alone
     trainer = RewardTrainer(
         model=model,
         args=config,

@@ -37,7 +37,7 @@ demo: $(DEMO)
 	@.venv-demo/bin/python examples/demo.py
 
 test: $(DEV)
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "$(QUICK)"
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "$(QUICK)"
 
 test-all: $(DEV)
 	@$(BIN)/python -m pytest

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import sys
 import threading
 import time
 from collections import Counter
@@ -35,6 +36,9 @@ _DEFAULT_CONTEXT = 2048
 """Context assumed where the folder's config.json has no `max_position_embeddings`."""
 
 _POLL_SECONDS = 0.002
+_LONGEST_STOP = 5.0
+"""Seconds for which the end of the program waits for threads that hold the generator."""
+
 _UNSEEDED = 2**32 - 1
 """The value of CTranslate2's seed that means: take one from the system."""
 
@@ -138,7 +142,12 @@ class LoadedModel:
         self.stopping.set()
         while self._running:
             time.sleep(_POLL_SECONDS)
-        self.generator = None
+        generator, self.generator = self.generator, None
+        # Whoever lets go of the generator last waits for its threads. That must be this thread: the ones that generated
+        # may be daemons, which Python stops in the middle of it.
+        latest = time.monotonic() + _LONGEST_STOP
+        while generator is not None and sys.getrefcount(generator) > 2 and time.monotonic() < latest:
+            time.sleep(_POLL_SECONDS)
 
     def generator_for(self, decoding: Decoding) -> ctranslate2.Generator:
         """Return the shared generator, or, where a seed must count, a fresh one.

@@ -109,15 +109,16 @@ types: $(DEV)
 docs: $(DEV)
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+# Run alone, with a model or a machine of your choice: construct, gpu, preference, paper_table, vllm_speculation.
 bench: $(DEV)
 	@for name in guards policy profiles dialogue quality held_out_loss optimize retrieval memory train gate; do \
 		script=tests/benchmarks/$$name.py; \
 		if [ -f $$script ]; then echo "== $$script"; $(BIN)/python $$script || exit 1; fi; \
 	done
 
-# Each stage that is done stays done; the same command goes on.
+# Each stage that is done stays done; the same command goes on. On a GPU: make OPTIONS="--workers 4 --max-minutes 22" paper-table
 paper-table: $(DEV)
-	@$(BIN)/bpo-train paper-table --output runs/paper-table
+	@$(BIN)/bpo-train paper-table --output runs/paper-table $(OPTIONS)
 
 clean:
 	rm -rf .venv .venv-demo .venv-lowest .venv-newest .venv-vllm .venv-vllm-wheel .mypy_cache .ruff_cache .pytest_cache .hypothesis site dist build

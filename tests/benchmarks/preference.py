@@ -1,7 +1,7 @@
 """What preference training does to the rewriter: mine pairs, train with DPO, and draw with both adapters.
 
     python tests/benchmarks/preference.py --output runs/preference                 # a GPU: minutes
-    python tests/benchmarks/preference.py --size small --output runs/preference    # two CPU cores: about 25 minutes
+    python tests/benchmarks/preference.py --size small --output runs/preference    # two CPU cores: about 20 minutes
     python tests/benchmarks/preference.py --size smoke --output runs/preference    # two CPU cores: about 5 minutes
     python tests/benchmarks/preference.py --from-json runs/preference/preference.json
 
@@ -68,9 +68,9 @@ SIZES = {
         {"DPO (recipe)": "", "DPO, without the likelihood term": "--loss_type sigmoid --loss_weights 1.0"},
     ),
     "small": Size(
-        {"DPO (once over a fifth of the rows)": "--num_train_epochs 1 --max_length 160"},
-        "**Small run**: pairs from a fifth of the rows, each seen once; all prompts of both sets.",
-        rows=320,
+        {"DPO (pairs of 240 prompts, once)": "--num_train_epochs 1 --max_length 160"},
+        "**Small run**: pairs of 240 prompts, each seen once; all prompts of both sets.",
+        rows=240,
         samples=3,
     ),
     "smoke": Size(

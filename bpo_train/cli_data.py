@@ -43,6 +43,32 @@ def model_options(command: Command) -> Command:
     return command
 
 
+def prompt_sets(command: Command) -> Command:
+    """Add the options of the prompts that a command is about."""
+    command = click.option("--limit", type=click.IntRange(1), help="Take so many prompts, by set and category.")(
+        command
+    )
+    return click.option(
+        "--set",
+        "sets",
+        multiple=True,
+        required=True,
+        metavar="NAME|F",
+        help="A test set of the paper, a file or an address; NAME=F gives it a name. Several.",
+    )(command)
+
+
+def judge_style(command: Command) -> Command:
+    """Add the option of how a judge is asked."""
+    return click.option(
+        "--judge-style",
+        type=click.Choice(["pairwise", "ranking"]),
+        default="pairwise",
+        show_default=True,
+        help="Asks for a verdict (MT-bench), or for a ranking (AlpacaEval).",
+    )(command)
+
+
 def limit_options(command: Command) -> Command:
     """Add the options of how a model is asked: limits, retries, budget and price."""
     options = (

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bpo_integrations.errors import ConfigurationError
-from bpo_train.cli_data import AT_BUDGET, _limits, _prices, exits, limit_options, progress
+from bpo_train.cli_data import AT_BUDGET, _limits, _prices, exits, judge_style, limit_options, progress, prompt_sets
 
 if TYPE_CHECKING:
     from bpo_train.evaluation.evaluate import Evaluation
@@ -38,15 +38,7 @@ TIES = 20.0
 @click.option("--base-url", metavar="URL", help="An OpenAI-compatible server, which has the LLM.")
 @click.option("--llm-base", metavar="SPEC", help="Where the LLM is an adapter: the base to put it on.")
 @click.option("--temperature", type=click.FloatRange(0), default=0.0, show_default=True, help="Of the answers.")
-@click.option(
-    "--set",
-    "sets",
-    multiple=True,
-    required=True,
-    metavar="NAME|F",
-    help="A test set of the paper, a file or an address; NAME=F gives it a name. Several.",
-)
-@click.option("--limit", type=click.IntRange(1), help="Take so many prompts, by set and category.")
+@prompt_sets
 @click.option("--seed", type=int, default=0, show_default=True, help="Of what --limit draws, and of sampled rewrites.")
 @click.option(
     "--arm",
@@ -63,13 +55,7 @@ TIES = 20.0
 )
 @click.option("--judge", required=True, metavar="MODEL", help="Compares: as --llm, or reward:FOLDER, a reward model.")
 @click.option("--judge-base-url", metavar="URL", help="An OpenAI-compatible server, which has the judge.")
-@click.option(
-    "--judge-style",
-    type=click.Choice(["pairwise", "ranking"]),
-    default="pairwise",
-    show_default=True,
-    help="Asks for a verdict (MT-bench), or for a ranking (AlpacaEval).",
-)
+@judge_style
 @click.option("--judge-max-tokens", type=click.IntRange(1), default=1024, show_default=True, help="Of a verdict.")
 @click.option("--tie", type=click.FloatRange(0), default=0.0, show_default=True, help="reward: scores as close tie.")
 @click.option("--judge-price-in", type=float, help="Of the judge; default: the LLM's, where both are the same.")

@@ -15,19 +15,13 @@ from typing import Any
 import click
 
 from bpo_integrations.errors import ConfigurationError
-from bpo_train.cli_data import AT_BUDGET, _limits, _prices, exits, limit_options, planned, progress
+from bpo_train.cli_data import AT_BUDGET, _limits, _prices, exits, judge_style, limit_options, planned, progress
 
 
 @click.command("judge-check")
 @click.option("--judge", required=True, metavar="MODEL", help="openai:NAME, hf:ID, reward:FOLDER, PROVIDER:NAME ...")
 @click.option("--judge-base-url", "--base-url", metavar="URL", help="An OpenAI-compatible server, which has the judge.")
-@click.option(
-    "--judge-style",
-    type=click.Choice(["pairwise", "ranking"]),
-    default="pairwise",
-    show_default=True,
-    help="Asks for a verdict (MT-bench), or for a ranking (AlpacaEval).",
-)
+@judge_style
 @click.option("--tie", type=click.FloatRange(0), default=0.0, show_default=True, help="reward: scores as close tie.")
 @click.option("--data", type=click.Path(path_type=Path, exists=True), help="LLMBar's folder, or pairs of your own.")
 @click.option("--limit", type=click.IntRange(1), help="Take so many pairs, each subset by its share.")

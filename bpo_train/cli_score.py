@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bpo_integrations.cli.exits import Exit
-from bpo_train.cli_data import exits
+from bpo_train.cli_data import exits, prompt_sets
 
 if TYPE_CHECKING:
     from bpo_integrations.optimizer import PromptOptimizer
@@ -48,15 +48,7 @@ _LOCAL = ("embedded", "ct2", "gguf", "hf", "vllm")
     type=click.Choice(["augment", "rewrite"]),
     help="Default: the model's own; both are shown side by side.",
 )
-@click.option(
-    "--set",
-    "sets",
-    multiple=True,
-    required=True,
-    metavar="NAME|F",
-    help="A test set of the paper, a file or an address; NAME=F gives it a name. Several.",
-)
-@click.option("--limit", type=click.IntRange(1), help="Take so many prompts, by set and category.")
+@prompt_sets
 @click.option("--seed", type=int, default=0, show_default=True, help="Of what --limit draws.")
 @click.option("--base-url", metavar="URL", help="The OpenAI-compatible server of models that do not run here.")
 @click.option(

@@ -50,15 +50,17 @@ class Size:
         prompts: Test prompts; None takes all.
         new_tokens: An answer is cut after so many tokens.
         recipes: Folder of the trainings' recipes.
+        llmbar: Pairs of LLMBar that the judge is checked on; None takes all.
     """
 
     name: str
     prompts: int | None
     new_tokens: int
     recipes: str
+    llmbar: int | None = None
 
 
-SIZES = {"full": Size("full", None, 384, "h200"), "smoke": Size("smoke", 24, 32, "smoke")}
+SIZES = {"full": Size("full", None, 384, "h200"), "smoke": Size("smoke", 24, 32, "smoke", llmbar=24)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,7 +362,9 @@ STAGES = (
     Stage(
         "judge",
         ("reward-judge",),
-        lambda table: judge_arms(table.folder, table.models / "reward-judge", table.prompts, table.llmbar),
+        lambda table: judge_arms(
+            table.folder, table.models / "reward-judge", table.prompts, table.llmbar, pairs=table.size.llmbar
+        ),
         after=tuple(stage.name for stage in _WORK),
         again=True,
     ),

@@ -40,7 +40,9 @@ def scores_file(folder: Path, arm: str) -> Path:
     return folder / "scores" / f"{arm}.json"
 
 
-def judge_arms(folder: Path, model: Path, prompts: Sequence[TestPrompt], llmbar: Path | None) -> None:
+def judge_arms(
+    folder: Path, model: Path, prompts: Sequence[TestPrompt], llmbar: Path | None, *, pairs: int | None = None
+) -> None:
     """Score every arm that was answered and not scored yet; write the verdicts, and how good the judge is.
 
     Scores that are older than their answers or than the judge are of others, and are made again.
@@ -50,6 +52,7 @@ def judge_arms(folder: Path, model: Path, prompts: Sequence[TestPrompt], llmbar:
         model: The judging reward model's folder.
         prompts: The test prompts; the judge is shown these, not what was sent.
         llmbar: The folder of LLMBar; None where there is none.
+        pairs: Pairs of LLMBar that the judge is checked on; None takes all.
     """
     judge = RewardModel(model)
     texts = {prompt.id: prompt.prompt for prompt in prompts}
@@ -65,7 +68,7 @@ def judge_arms(folder: Path, model: Path, prompts: Sequence[TestPrompt], llmbar:
     trust = {
         "held_out": read_metrics(model),
         "length_correlation": length_correlation(folder),
-        "llmbar": known.get("llmbar") or (agreement(judge, llmbar) if llmbar else None),
+        "llmbar": known.get("llmbar") or (agreement(judge, llmbar, pairs) if llmbar else None),
     }
     with replacing(folder / JUDGE_FILE) as file:
         file.write(json.dumps(trust, indent=2) + "\n")
@@ -106,12 +109,12 @@ def verdicts(scores: Mapping[str, Scores], prompts: Sequence[TestPrompt]) -> Ite
                 yield Verdict(prompt.id, "AB", choice, prompt.category, arm, baseline, JUDGE, round(margin, 5))
 
 
-def agreement(judge: RewardModel, llmbar: Path) -> dict[str, Any]:
-    """Return how the judge does on LLMBar, as `bpo-train judge-check` counts it."""
-    from bpo_train.evaluation.judge_check import load_pairs
+def agreement(judge: RewardModel, llmbar: Path, limit: int | None = None) -> dict[str, Any]:
+    """Return how the judge does on LLMBar, or on `limit` pairs of it, as `bpo-train judge-check` counts it."""
+    from bpo_train.evaluation.judge_check import load_pairs, sampled
     from bpo_train.evaluation.judge_figures import OTHER, PREFERRED, figures
 
-    pairs = load_pairs(llmbar)
+    pairs = sampled(load_pairs(llmbar), limit)
     found = judge.score([(pair.prompt, text) for pair in pairs for text in (pair.preferred, pair.other)])
     said = []
     for pair, better, worse in zip(pairs, found[::2], found[1::2], strict=True):

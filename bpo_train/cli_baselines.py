@@ -12,9 +12,7 @@ import click
 
 from bpo_integrations.cli.exits import Exit
 from bpo_integrations.errors import MissingExtraError
-from bpo_train.cli_data import exits
-
-_PASSED_ON: dict[str, Any] = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+from bpo_train.cli_data import PASSED_ON, exits
 
 
 @click.group()
@@ -26,7 +24,7 @@ def baseline() -> None:
 
 
 def _training(name: str, text: str) -> None:
-    @baseline.command(name, context_settings=_PASSED_ON, add_help_option=False, help=text, short_help=text)
+    @baseline.command(name, context_settings=PASSED_ON, add_help_option=False, help=text, short_help=text)
     @click.argument("options", nargs=-1, type=click.UNPROCESSED)
     def command(options: tuple[str, ...]) -> None:
         with exits():

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 AT_BUDGET = 5
 """The exit code of a run that stopped at its budget."""
 
+PASSED_ON: dict[str, Any] = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+"""The settings of commands that hand all their options, `--help` too, to a trainer's own parser."""
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 

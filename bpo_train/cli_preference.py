@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from bpo_integrations.errors import ConfigurationError
-from bpo_train.cli_data import exits
+from bpo_train.cli_data import PASSED_ON, exits
 
 
 @click.command()
@@ -95,7 +95,7 @@ def _shown(done: int, total: int) -> None:
 
 
 @click.command(
-    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
+    context_settings=PASSED_ON,
     add_help_option=False,
 )
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
@@ -111,7 +111,7 @@ def dpo(options: tuple[str, ...]) -> None:
 
 
 @click.command(
-    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
+    context_settings=PASSED_ON,
     add_help_option=False,
 )
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
-from bpo_train.cli_data import exits
+from bpo_train.cli_data import PASSED_ON, exits
 
 
 @click.command(
-    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
+    context_settings=PASSED_ON,
     add_help_option=False,
 )
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 TEMPLATE = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
@@ -65,3 +68,19 @@ def sft_options(toy: Path, data: Path, output: Path, *more: str) -> list[str]:
         *("--logging_steps", "1", "--save_steps", "2", "--eval_generations", "2", "--disable_tqdm", "true"),
         *("--report_to", "none", *more),
     ]
+
+
+def watched_weights(monkeypatch: pytest.MonkeyPatch, trainer: type) -> dict[str, Any]:
+    """Return what fills, while `trainer` trains, with each parameter by name: (is trained, before, after)."""
+    found: dict[str, Any] = {}
+    real: Any = trainer.train  # type: ignore[attr-defined]
+
+    def train(self: Any, *args: Any, **kwargs: Any) -> Any:
+        before = {name: weight.detach().clone() for name, weight in self.model.named_parameters()}
+        result = real(self, *args, **kwargs)
+        for name, weight in self.model.named_parameters():
+            found[name] = (weight.requires_grad, before[name], weight.detach().clone())
+        return result
+
+    monkeypatch.setattr(trainer, "train", train)
+    return found

@@ -15,7 +15,7 @@ pytest.importorskip("trl", reason="needs the extra 'train'")
 import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file
-from toy_llama import ROWS, write_rows, write_toy
+from toy_llama import ROWS, watched_weights, write_rows, write_toy
 
 from bpo_integrations.errors import ConfigurationError
 from bpo_integrations.models.base import BASE_ID
@@ -102,18 +102,7 @@ def history(output: Path, step: int) -> list[dict[str, float]]:
 @pytest.fixture
 def weights(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The parameters by name before training and after it: (is trained, before, after)."""
-    found: dict[str, Any] = {}
-    real = PairTrainer.train
-
-    def train(self: Any, *args: Any, **kwargs: Any) -> Any:
-        before = {name: weight.detach().clone() for name, weight in self.model.named_parameters()}
-        result = real(self, *args, **kwargs)
-        for name, weight in self.model.named_parameters():
-            found[name] = (weight.requires_grad, before[name], weight.detach().clone())
-        return result
-
-    monkeypatch.setattr(PairTrainer, "train", train)
-    return found
+    return watched_weights(monkeypatch, PairTrainer)
 
 
 def test_dpo_starts_at_the_adapter_which_is_its_own_reference_and_moves_nothing_else(

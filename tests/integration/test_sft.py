@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("trl", reason="needs the extra 'train'")
 import torch
 from safetensors.torch import load_file
-from toy_llama import ROWS, sft_options, write_rows, write_toy
+from toy_llama import ROWS, sft_options, watched_weights, write_rows, write_toy
 
 from bpo_integrations.cli.exits import FileError
 from bpo_integrations.errors import ConfigurationError, EngineError
@@ -38,18 +38,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def weights(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The model's parameters by name before training and after it: (is trained, before, after)."""
-    found: dict[str, Any] = {}
-    real = CompletionLossTrainer.train
-
-    def train(self: Any, *args: Any, **kwargs: Any) -> Any:
-        before = {name: weight.detach().clone() for name, weight in self.model.named_parameters()}
-        result = real(self, *args, **kwargs)
-        for name, weight in self.model.named_parameters():
-            found[name] = (weight.requires_grad, before[name], weight.detach().clone())
-        return result
-
-    monkeypatch.setattr(CompletionLossTrainer, "train", train)
-    return found
+    return watched_weights(monkeypatch, CompletionLossTrainer)
 
 
 def tokenizer_of(toy: Path) -> Any:

@@ -45,7 +45,7 @@ _training("rloo", "RLOO: --config RECIPE --data PAIRS --reward_model DIR --outpu
 @click.command("paper-table")
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), required=True, help="The table's folder.")
 @click.option("--models", type=click.Path(path_type=Path, file_okay=False), help="The models' folder [OUTPUT/models].")
-@click.option("--size", type=click.Choice(["full", "smoke"]), help="[full on a GPU, smoke on the CPU]")
+@click.option("--size", type=click.Choice(["full", "cpu", "smoke"]), help="[full on a GPU, smoke on the CPU]")
 @click.option("--stages", help="Only these, separated by commas; a name with a * stands for several.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Stages at a time.")
 @click.option("--model", default="embedded", show_default=True, help="The answering model.")

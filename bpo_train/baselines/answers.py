@@ -34,7 +34,7 @@ class Batches:
     spread: int
 
 
-ON_CPU = Batches(rows=16, tokens=16_384, spread=64)
+ON_CPU = Batches(rows=48, tokens=32_768, spread=64)
 ON_GPU = Batches(rows=512, tokens=400_000, spread=512)
 
 
@@ -87,14 +87,15 @@ def answer(model: str, prompts: Sequence[str], *, new_tokens: int, batches: Batc
     from bpo_integrations.engines.causal_decode import Job, decode
     from bpo_integrations.engines.causal_lm import CausalModel
     from bpo_integrations.engines.generation import chunks
-    from bpo_integrations.engines.transformers import best_device, best_dtype
+    from bpo_integrations.engines.transformers import best_device
+    from bpo_train.baselines.models import compute_dtype
 
     if not prompts:
         return []
     import torch
 
     device = best_device()
-    loaded = CausalModel(model, None, device, best_dtype(device), allow_download=False)
+    loaded = CausalModel(model, None, device, compute_dtype(), allow_download=False)
     requests = [Request(({"role": "user", "content": prompt},), max_new_tokens=new_tokens) for prompt in prompts]
     jobs = [Job.of(at, one, loaded.render(one.messages), loaded.context) for at, one in enumerate(requests)]
     found = {job.index: Answer("", "", prompts[job.index], "", finished=False) for job in jobs if job.longest <= 0}

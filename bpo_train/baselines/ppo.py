@@ -31,7 +31,7 @@ import torch
 from bpo_integrations.errors import ConfigurationError, EngineError
 from bpo_train.baselines.actor_critic import ActorCritic, Rollout
 from bpo_train.baselines.common import parse, trainable
-from bpo_train.baselines.models import load_model, save_model, write_metrics
+from bpo_train.baselines.models import compute_dtype, load_model, save_model, write_metrics
 from bpo_train.baselines.ppo_state import load_checkpoint, remove_checkpoints, save_checkpoint
 from bpo_train.baselines.ppo_step import Before, KLControl, advantages, losses, token_rewards, whitened
 from bpo_train.baselines.split import read_pairs
@@ -82,7 +82,7 @@ class PPOConfig:
     score_clip: float = field(default=5.0, metadata={"help": "Scores are cut at plus and minus this (DeepSpeed-Chat)."})
     unfinished_penalty: float = field(default=0.0, metadata={"help": "Taken from the score of an answer that was cut."})
     max_grad_norm: float = field(default=1.0, metadata={"help": "Gradients are scaled down to this norm."})
-    bf16: bool = field(default=True, metadata={"help": "Compute in bfloat16 where there is a GPU."})
+    bf16: bool = field(default=True, metadata={"help": "Compute in bfloat16 where the machine is fast in it."})
     save_steps: int = field(default=10, metadata={"help": "Steps between checkpoints."})
     max_minutes: float | None = field(default=None, metadata={"help": "Stop learning after this, and save."})
     seed: int = field(default=0, metadata={"help": "Draws the prompts' order and the answers."})
@@ -272,10 +272,10 @@ def train(arguments: PPOArguments, config: PPOConfig, model_config: Any) -> dict
         from peft import get_peft_model
 
         causal = get_peft_model(causal, peft)
-    on_gpu = state.device.type == "cuda"
+    bf16 = config.bf16 and compute_dtype() == "bfloat16"
     torch.manual_seed(config.seed)
-    model = ActorCritic(causal.to(state.device), tokenizer, temperature=config.temperature, bf16=config.bf16 and on_gpu)
-    judge = RewardModel(arguments.reward_model, device=str(state.device))
+    model = ActorCritic(causal.to(state.device), tokenizer, temperature=config.temperature, bf16=bf16)
+    judge = RewardModel(arguments.reward_model, device=str(state.device), dtype=compute_dtype())
     ppo = PPO(model, judge.score, config, prompts)
     output = Path(config.output_dir)
     ppo.train(output)

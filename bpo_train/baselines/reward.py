@@ -20,7 +20,7 @@ import click
 
 from bpo_integrations.engines.causal_lm import ChatTokenizer
 from bpo_train.baselines.common import parse, resume_point, trainable
-from bpo_train.baselines.models import load_model, reward_model_from, save_trained, write_metrics
+from bpo_train.baselines.models import compute_dtype, load_model, reward_model_from, save_trained, write_metrics
 from bpo_train.baselines.split import Pair, divide, length_balanced, read_pairs
 from bpo_train.reward_model import MAX_LENGTH, SETTINGS, RewardModel, encode_pair
 
@@ -123,7 +123,7 @@ def train(arguments: RewardArguments, config: Any, model_config: Any) -> dict[st
     (output / SETTINGS).write_text(f'{{"max_length": {max_length}}}\n', encoding="utf-8")
     metrics = {"trained_pairs": float(len(pairs))}
     if other:
-        metrics |= accuracy(RewardModel(output), other)
+        metrics |= accuracy(RewardModel(output, dtype=compute_dtype()), other)
     write_metrics(output, metrics)
     return metrics
 

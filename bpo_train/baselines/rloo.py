@@ -19,7 +19,7 @@ import click
 
 from bpo_integrations.engines.causal_lm import ChatTokenizer
 from bpo_train.baselines.common import parse, resume_point, trainable
-from bpo_train.baselines.models import as_folder, load_model, save_trained, write_metrics
+from bpo_train.baselines.models import as_folder, compute_dtype, load_model, save_trained, write_metrics
 from bpo_train.baselines.split import read_pairs
 from bpo_train.reward_model import RewardModel
 
@@ -75,7 +75,9 @@ def train(arguments: RLOOArguments, config: Any, model_config: Any) -> dict[str,
     ]
     trainer = RLOOTrainer(
         model=model,
-        reward_funcs=reward_function(RewardModel(arguments.reward_model, device=str(config.device))),
+        reward_funcs=reward_function(
+            RewardModel(arguments.reward_model, device=str(config.device), dtype=compute_dtype())
+        ),
         args=config,
         train_dataset=Dataset.from_dict({"prompt": trainable(kept, "prompts")}),
         processing_class=tokenizer,

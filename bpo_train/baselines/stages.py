@@ -25,7 +25,7 @@ from typing import Any
 from bpo_integrations.errors import BPOError, ConfigurationError, in_a_line
 from bpo_train.baselines.answers import answer_group
 from bpo_train.baselines.arms import GROUPS, MODELS
-from bpo_train.baselines.models import METRICS, load_model, save_model, write_metrics
+from bpo_train.baselines.models import METRICS, compute_dtype, load_model, save_model, write_metrics
 from bpo_train.baselines.prompts import optimize_prompts, rewrite_again, rewrite_by_llm
 from bpo_train.baselines.split import divide, read_pairs, write_pairs
 from bpo_train.baselines.table import build_table
@@ -60,7 +60,14 @@ class Size:
     llmbar: int | None = None
 
 
-SIZES = {"full": Size("full", None, 384, "h200"), "smoke": Size("smoke", 24, 32, "smoke", llmbar=24)}
+SIZES = {
+    size.name: size
+    for size in (
+        Size("full", None, 384, "h200"),
+        Size("cpu", 300, 256, "cpu"),
+        Size("smoke", 24, 32, "smoke", llmbar=24),
+    )
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,8 +305,10 @@ def _train(table: PaperTable, *, kind: str, name: str, data: int, options: dict[
         given["eval_data"] = table.folder / HALVES[1 - data]
     if kind in ("ppo", "rloo"):
         given["reward_model"] = table.models / "reward-ppo"
-    if not _on_gpu():
+    if compute_dtype() != "bfloat16":
         given["bf16"] = "false"
+    elif not _on_gpu() and kind != "ppo":
+        given["use_cpu"] = "true"  # transformers asks for it where there is no GPU
     argv = [part for option, value in given.items() for part in (f"--{option}", str(value))]
     import_module(f"bpo_train.baselines.{kind}").main(argv)
 

@@ -15,7 +15,7 @@ from typing import Any
 from bpo_integrations.cli.show import dump
 from bpo_train.baselines.answers import answers_file
 from bpo_train.baselines.arms import ARMS, COMPARISONS
-from bpo_train.baselines.models import METRICS, read_metrics
+from bpo_train.baselines.models import METRICS, compute_dtype, read_metrics
 from bpo_train.data.outputs import replacing
 from bpo_train.evaluation.records import (
     BASELINE,
@@ -33,6 +33,9 @@ JUDGE, JUDGE_FILE = "reward model", "judge.json"
 
 Scores = dict[str, float]
 """By the prompt's id."""
+
+Scored = dict[tuple[str, str], float]
+"""By the prompt's id and the answer."""
 
 
 def scores_file(folder: Path, arm: str) -> Path:
@@ -54,15 +57,25 @@ def judge_arms(
         llmbar: The folder of LLMBar; None where there is none.
         pairs: Pairs of LLMBar that the judge is checked on; None takes all.
     """
-    judge = RewardModel(model)
+    judge = RewardModel(model, dtype=compute_dtype())
     texts = {prompt.id: prompt.prompt for prompt in prompts}
-    for arm in ARMS:
-        path = answers_file(folder, arm.name)
-        if path.is_file() and not _newer(scores_file(folder, arm.name), path, model / METRICS):
+    known: Scored = {}
+    todo: dict[str, list[Answer]] = {}
+    for arm, path in ((arm.name, answers_file(folder, arm.name)) for arm in ARMS):
+        if path.is_file():
             rows = read_records(path, Answer)
-            found = judge.score([(texts[row.id], row.answer) for row in rows])
-            with replacing(scores_file(folder, arm.name)) as file:
-                file.write(dump({row.id: score for row, score in zip(rows, found, strict=True)}) + "\n")
+            if _newer(scores_file(folder, arm), path, model / METRICS):
+                scores = _read_scores(folder, arm)
+                known |= {(row.id, row.answer): scores[row.id] for row in rows}
+            else:
+                todo[arm] = rows
+    for arm, rows in todo.items():
+        # In another batch the same answer gets another last digit, and two arms that said the same would not tie.
+        new = [row for row in rows if (row.id, row.answer) not in known]
+        found = judge.score([(texts[row.id], row.answer) for row in new])
+        known |= {(row.id, row.answer): score for row, score in zip(new, found, strict=True)}
+        with replacing(scores_file(folder, arm)) as file:
+            file.write(dump({row.id: known[row.id, row.answer] for row in rows}) + "\n")
     write_records(folder / VERDICTS, verdicts(read_scores(folder), prompts))
     known = read_judge(folder) if _newer(folder / JUDGE_FILE, model / METRICS) else {}
     trust = {
@@ -82,11 +95,12 @@ def _newer(path: Path, *sources: Path) -> bool:
 
 def read_scores(folder: Path) -> dict[str, Scores]:
     """Return the scores of each arm that was scored."""
-    return {
-        arm.name: json.loads(scores_file(folder, arm.name).read_text(encoding="utf-8"))
-        for arm in ARMS
-        if scores_file(folder, arm.name).is_file()
-    }
+    return {arm.name: _read_scores(folder, arm.name) for arm in ARMS if scores_file(folder, arm.name).is_file()}
+
+
+def _read_scores(folder: Path, arm: str) -> Scores:
+    found: Scores = json.loads(scores_file(folder, arm).read_text(encoding="utf-8"))
+    return found
 
 
 def read_judge(folder: Path) -> dict[str, Any]:

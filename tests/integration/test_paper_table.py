@@ -141,20 +141,21 @@ def test_what_is_done_is_not_done_again(whole: Path, given: list[str]) -> None:
 def test_scores_of_other_answers_or_of_another_judge_are_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    counted: list[int] = []
+    counted: list[tuple[str, str]] = []
 
     class Judge:
-        def __init__(self, folder: Path) -> None:
+        def __init__(self, folder: Path, *, dtype: str) -> None:
             pass
 
         def score(self, pairs: list[tuple[str, str]]) -> list[float]:
-            counted.append(len(pairs))
-            return [float(len(answer)) for _, answer in pairs]
+            counted.extend(pairs)
+            return [float(len(counted)) for _ in pairs]
 
     monkeypatch.setattr("bpo_train.baselines.verdicts.RewardModel", Judge)
-    prompts, model = [TestPrompt("1", "Why?")], tmp_path / "judge"
+    prompts, model = [TestPrompt("1", "Why?"), TestPrompt("2", "How?")], tmp_path / "judge"
     for arm in (BASELINE, "ppo"):
-        write_records(tmp_path / "answers" / f"{arm}.jsonl", [Answer("1", arm, "Why?", "So.")])
+        rows = [Answer("1", arm, "Why?", f"So says {arm}."), Answer("2", arm, "How?", "So.")]
+        write_records(tmp_path / "answers" / f"{arm}.jsonl", rows)
     model.mkdir()
     (model / "metrics.json").write_text("{}")
 
@@ -166,10 +167,11 @@ def test_scores_of_other_answers_or_of_another_judge_are_made_again(
         judge_arms(tmp_path, model, prompts, None)
         return len(counted) - before
 
-    assert scored() == 2
+    assert scored() == 3  # what both said is scored once, and ties, however a score hangs on its batch
+    assert [row.verdict for row in read_records(tmp_path / "verdicts.jsonl", Verdict)] == ["A", "C"]
     assert scored() == 0
     assert scored(tmp_path / "answers" / "ppo.jsonl") == 1
-    assert scored(model / "metrics.json") == 2
+    assert scored(model / "metrics.json") == 3
 
 
 def test_a_table_before_anything_was_judged_says_not_run_everywhere(given: list[str], tmp_path: Path) -> None:

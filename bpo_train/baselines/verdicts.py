@@ -77,11 +77,11 @@ def judge_arms(
         with replacing(scores_file(folder, arm)) as file:
             file.write(dump({row.id: known[row.id, row.answer] for row in rows}) + "\n")
     write_records(folder / VERDICTS, verdicts(read_scores(folder), prompts))
-    known = read_judge(folder) if _newer(folder / JUDGE_FILE, model / METRICS) else {}
+    checked = read_judge(folder) if _newer(folder / JUDGE_FILE, model / METRICS) else {}
     trust = {
         "held_out": read_metrics(model),
         "length_correlation": length_correlation(folder),
-        "llmbar": known.get("llmbar") or (agreement(judge, llmbar, pairs) if llmbar else None),
+        "llmbar": checked.get("llmbar") or (agreement(judge, llmbar, pairs) if llmbar else None),
     }
     with replacing(folder / JUDGE_FILE) as file:
         file.write(json.dumps(trust, indent=2) + "\n")

@@ -8,6 +8,7 @@ comes to, and what is made of it, is `gate.py`'s.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -191,10 +192,15 @@ def spans(score: Score) -> dict[str, Span]:
     most = round(math.exp(min(longest, 12.0)))
     found: dict[str, Span] = {}
     for kind in KINDS:
-        # The highest gain rises or falls with the length throughout, so what is open is one stretch.
-        opened = [length for length in range(most + 1) if score.highest(kind, length) > score.threshold]
-        if opened:
-            found[kind] = (opened[0], None if opened[-1] == most else opened[-1])
+
+        def opens(length: int, kind: str = kind) -> bool:
+            return score.highest(kind, length) > score.threshold
+
+        # The highest gain rises or falls with the length throughout, so what is open begins at 0 or has no end.
+        if opens(most):
+            found[kind] = (bisect_left(range(most), True, key=opens), None)
+        elif opens(0):
+            found[kind] = (0, bisect_left(range(most), True, key=lambda length: not opens(length)) - 1)
     return found
 
 

@@ -6,7 +6,8 @@
 
 Every pair is shown in both orders, each to another reader, among pairs of all kinds in a random order, and with nothing
 that tells where an answer is from; the key is in a folder of its own. Among them are pairs of LLMBar, on which people
-have judged. Equal answers tie without being shown. The table goes into docs/benchmarks.md.
+have judged. Equal answers tie without being shown. The table goes into docs/benchmarks.md, the verdicts into
+blind.jsonl, for `bpo-train winrate --verdicts`.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ from bpo_train.evaluation.winrate import Outcome, outcomes, pairings, reading, w
 PAGE = ROOT / "docs" / "benchmarks.md"
 KEY = Path("key") / "key.jsonl"
 LENGTHS = Path("key") / "lengths.json"
+ROWS = Path(__file__).with_name("blind.jsonl")
+KEPT = ("id", "category", "arm", "baseline", "order", "verdict")
 JUDGE = "blind"
 FORM = """
 There are {count} cases below. Write one line for each into {verdicts}: the case's number, a colon, a comparison in a
@@ -161,6 +164,8 @@ def read(outputs: Sequence[Path]) -> None:
     head = ["A against B", "prompts", "win / tie / loss", "delta (95%)", "p", "at equal length (95%)", "words A / B"]
     text = "\n\n".join([about, table(head, rows), trust(verdicts)])
     put(PAGE, "blind", text)
+    rows_kept = ({name: getattr(one, name) for name in KEPT} for one in verdicts if one.arm != PREFERRED)
+    ROWS.write_text("".join(json.dumps(one) + "\n" for one in rows_kept), encoding="utf-8")
     click.echo(text)
 
 

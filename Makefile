@@ -30,7 +30,7 @@ help:
 	@echo "make types     mypy --strict"
 	@echo "make docs      the documentation, into site/"
 	@echo "make bench     the figures of docs/benchmarks.md"
-	@echo "make paper-table  BPO beside DPO and PPO, in runs/paper-table: full on a GPU, a smoke run on the CPU"
+	@echo "make paper-table  BPO beside DPO and PPO, in runs/paper-table: full on a GPU, a smoke run on the CPU (OPTIONS='--size cpu --workers 2': two hours)"
 	@echo "make clean     remove environments, caches and builds"
 
 demo: $(DEMO)
@@ -109,7 +109,8 @@ types: $(DEV)
 docs: $(DEV)
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-# Run alone, with a model or a machine of your choice: construct, gpu, preference, paper_table, vllm_speculation.
+# Run alone, with a model, a machine or readers of your choice: blind, construct, gpu, preference, paper_table,
+# vllm_speculation.
 bench: $(DEV)
 	@for name in guards policy profiles dialogue quality held_out_loss optimize retrieval memory train gate; do \
 		script=tests/benchmarks/$$name.py; \

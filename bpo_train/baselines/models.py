@@ -19,18 +19,21 @@ METRICS = "metrics.json"
 """What a training measured, in its output folder; it is written last, so that its being there means that it is done."""
 
 
-def compute_dtype() -> str:
-    """Return torch's name of the type that this machine computes in at its best.
+def compute_dtype(device: str | None = None) -> str:
+    """Return torch's name of the type that a device computes in at its best.
 
     A GPU's is `best_dtype`'s. A CPU computes in bfloat16 where it has instructions for that (AMX, AVX512-BF16): on two
     cores with AMX a training step and a batch of answers took half the time of float32. Others are slower in it.
+
+    Args:
+        device: torch's name of it; None takes the one that models are put on here.
     """
     import torch
 
     from bpo_integrations.engines.transformers import best_device, best_dtype
 
-    device = best_device()
-    if device != "cpu":
+    device = device or best_device()
+    if torch.device(device).type != "cpu":
         return best_dtype(device)
     known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch does not tell
     return "bfloat16" if known.get("amx_bf16") or known.get("avx512_bf16") else "float32"

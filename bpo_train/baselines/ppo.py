@@ -272,10 +272,11 @@ def train(arguments: PPOArguments, config: PPOConfig, model_config: Any) -> dict
         from peft import get_peft_model
 
         causal = get_peft_model(causal, peft)
-    bf16 = config.bf16 and compute_dtype() == "bfloat16"
+    dtype = compute_dtype(str(state.device))
+    bf16 = config.bf16 and dtype == "bfloat16"
     torch.manual_seed(config.seed)
     model = ActorCritic(causal.to(state.device), tokenizer, temperature=config.temperature, bf16=bf16)
-    judge = RewardModel(arguments.reward_model, device=str(state.device), dtype=compute_dtype())
+    judge = RewardModel(arguments.reward_model, device=str(state.device), dtype=dtype)
     ppo = PPO(model, judge.score, config, prompts)
     output = Path(config.output_dir)
     ppo.train(output)

@@ -76,7 +76,7 @@ def train(arguments: RLOOArguments, config: Any, model_config: Any) -> dict[str,
     trainer = RLOOTrainer(
         model=model,
         reward_funcs=reward_function(
-            RewardModel(arguments.reward_model, device=str(config.device), dtype=compute_dtype())
+            RewardModel(arguments.reward_model, device=str(config.device), dtype=compute_dtype(str(config.device)))
         ),
         args=config,
         train_dataset=Dataset.from_dict({"prompt": trainable(kept, "prompts")}),

@@ -307,8 +307,8 @@ def _train(table: PaperTable, *, kind: str, name: str, data: int, options: dict[
         given["reward_model"] = table.models / "reward-ppo"
     if compute_dtype() != "bfloat16":
         given["bf16"] = "false"
-    elif not _on_gpu() and kind != "ppo":
-        given["use_cpu"] = "true"  # transformers asks for it where there is no GPU
+    if kind != "ppo":  # which goes by the machine itself
+        given["use_cpu"] = str(not _on_gpu()).lower()
     argv = [part for option, value in given.items() for part in (f"--{option}", str(value))]
     import_module(f"bpo_train.baselines.{kind}").main(argv)
 

@@ -70,7 +70,7 @@ def judge_arms(
             else:
                 todo[arm] = rows
     for arm, rows in todo.items():
-        # In another batch the same answer gets another last digit, and two arms that said the same would not tie.
+        # In another batch the same answer's score differs slightly, and two arms that said the same would not tie.
         new = [row for row in rows if (row.id, row.answer) not in known]
         found = judge.score([(texts[row.id], row.answer) for row in new])
         known |= {(row.id, row.answer): score for row, score in zip(new, found, strict=True)}

@@ -5,16 +5,17 @@
     python tests/benchmarks/blind.py read runs/blind
 
 Every pair is shown in both orders, each to another reader, among pairs of all kinds in a random order, and with nothing
-that tells where an answer is from; the key is in a folder of its own. Among them are pairs of LLMBar, on which people
-have judged. Equal answers tie without being shown. The table goes into docs/benchmarks.md, the verdicts into
-blind.jsonl, for `bpo-train winrate --verdicts`.
+that tells where an answer is from. Among them are pairs of LLMBar, on which people have judged. Equal answers tie
+without being shown. The table goes into docs/benchmarks.md, the verdicts into blind.jsonl, for `bpo-train winrate
+--verdicts`. The key lies in runs/blind/key, which is also the folder of an evaluation, for `bpo-train report` and
+`calibrate`.
 """
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -29,14 +30,23 @@ from bpo_train.evaluation import judge_check
 from bpo_train.evaluation.judge import Shown, messages, parse_pairwise
 from bpo_train.evaluation.judge_figures import OTHER, PREFERRED, figures
 from bpo_train.evaluation.length import length_controlled
-from bpo_train.evaluation.records import PROMPTS, VERDICTS, Answer, TestPrompt, Verdict, read_records, write_records
+from bpo_train.evaluation.records import (
+    ANSWERS,
+    PROMPTS,
+    VERDICTS,
+    Answer,
+    TestPrompt,
+    Verdict,
+    read_records,
+    write_records,
+)
 from bpo_train.evaluation.testsets import sampled
 from bpo_train.evaluation.verdicts import CHOICES
 from bpo_train.evaluation.winrate import Outcome, outcomes, pairings, reading, win_rate
 
 PAGE = ROOT / "docs" / "benchmarks.md"
-KEY = Path("key") / "key.jsonl"
-LENGTHS = Path("key") / "lengths.json"
+KEY = Path("key")
+CASES, TIED = "key.jsonl", "tied.jsonl"
 ROWS = Path(__file__).with_name("blind.jsonl")
 KEPT = ("id", "category", "arm", "baseline", "order", "verdict")
 JUDGE = "blind"
@@ -74,17 +84,18 @@ def main() -> None:
 @click.option("--pair", "pairs", multiple=True, required=True, help="ARM:BASELINE; several.")
 @click.option("--prompts", default=160, show_default=True, help="Prompts, each set by its share.")
 @click.option("--llmbar", default=40, show_default=True, help="Pairs of LLMBar among them.")
-@click.option("--parts", default=8, show_default=True, help="Readers.")
+@click.option("--parts", type=click.IntRange(2), default=8, show_default=True, help="Readers.")
 def write(folder: Path, output: Path, *, pairs: Sequence[str], prompts: int, llmbar: int, parts: int) -> None:
     """Write the cases of FOLDER, a paper's table, into OUTPUT."""
     drawn = sampled(read_records(folder / PROMPTS, TestPrompt), prompts)
     shown: list[tuple[Verdict, Shown]] = []
     tied: list[Verdict] = []
-    lengths: dict[str, dict[str, tuple[int, int]]] = {}
+    used: dict[str, list[Answer]] = {}
     for spec in pairs:
         arm, _, baseline = spec.partition(":")
-        said = {name: {row.id: row.answer for row in answers(folder, name)} for name in (arm, baseline)}
-        lengths[spec] = {one.id: (len(said[arm][one.id].split()), len(said[baseline][one.id].split())) for one in drawn}
+        for name in (arm, baseline):
+            used[name] = [row for row in answers(folder, name) if row.id in {one.id for one in drawn}]
+        said = {name: {row.id: row.answer for row in used[name]} for name in (arm, baseline)}
         for one in drawn:
             blank = Verdict(one.id, "AB", "C", one.set, arm, baseline, JUDGE)
             both = (said[arm][one.id], said[baseline][one.id])
@@ -100,12 +111,13 @@ def write(folder: Path, output: Path, *, pairs: Sequence[str], prompts: int, llm
         for part, batch in enumerate(shares(shown, parts), start=1)
         for number, verdict in enumerate(put_cases(output, part, batch), start=1)
     ]
-    (output / KEY).parent.mkdir(parents=True, exist_ok=True)
-    (output / KEY).write_text("".join(json.dumps(asdict(case)) + "\n" for case in cases), encoding="utf-8")
-    (output / LENGTHS).write_text(json.dumps(lengths), encoding="utf-8")
-    write_records(output / "key" / "tied.jsonl", tied)
+    write_records(output / KEY / PROMPTS, drawn)
+    write_records(output / KEY / ANSWERS, (row for rows in used.values() for row in rows))
+    write_records(output / KEY / TIED, tied)
+    lines = [json.dumps(asdict(case)) + "\n" for case in cases]
+    (output / KEY / CASES).write_text("".join(lines), encoding="utf-8")
     settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-    (output / "key" / SETTINGS).write_text(json.dumps({**settings, "prompts": len(drawn)}), encoding="utf-8")
+    (output / KEY / SETTINGS).write_text(json.dumps({**settings, "prompts": len(drawn)}), encoding="utf-8")
     click.echo(f"{len(cases)} cases in {parts} parts; {len(tied) // 2} pairs are equal.")
 
 
@@ -145,27 +157,29 @@ def put_cases(output: Path, part: int, batch: Sequence[tuple[Verdict, Shown]]) -
 def read(outputs: Sequence[Path]) -> None:
     """Count the verdicts of OUTPUTS, and put the table into docs/benchmarks.md."""
     verdicts: list[Verdict] = []
-    lengths: dict[str, dict[str, tuple[int, int]]] = {}
+    rows = []
     for output in outputs:
         found = list(said_in(output))
-        write_records(output / VERDICTS, found)
+        write_records(output / KEY / VERDICTS, (one for one in found if one.arm != PREFERRED))
         verdicts += found
-        lengths |= json.loads((output / LENGTHS).read_text(encoding="utf-8"))
-    settings = json.loads((outputs[0] / "key" / SETTINGS).read_text(encoding="utf-8"))
-    rows = []
-    for (_, arm, baseline), own in pairings(verdicts).items():
-        if arm != PREFERRED:
-            rows.append(row(arm, baseline, outcomes(own), lengths[f"{arm}:{baseline}"]))
+        given = {(one.id, one.arm): one for one in read_records(output / KEY / ANSWERS, Answer)}
+        rows += [
+            row(arm, baseline, outcomes(own), given)
+            for (_, arm, baseline), own in pairings(found).items()
+            if arm != PREFERRED
+        ]
+    settings = json.loads((outputs[0] / KEY / SETTINGS).read_text(encoding="utf-8"))
     size = SIZES[settings["size"]]
     about = (
         f"Answering model: {BASE_ID if settings['model'] == 'embedded' else settings['model']}, greedy, at most "
         f"{size.new_tokens} new tokens. Positive deltas are A's."
     )
     head = ["A against B", "prompts", "win / tie / loss", "delta (95%)", "p", "at equal length (95%)", "words A / B"]
+    head.append("both answers came to their end: won, tied, lost")
     text = "\n\n".join([about, table(head, rows), trust(verdicts)])
     put(PAGE, "blind", text)
-    rows_kept = ({name: getattr(one, name) for name in KEPT} for one in verdicts if one.arm != PREFERRED)
-    ROWS.write_text("".join(json.dumps(one) + "\n" for one in rows_kept), encoding="utf-8")
+    kept = [json.dumps({name: getattr(one, name) for name in KEPT}) + "\n" for one in verdicts]
+    ROWS.write_text("".join(kept), encoding="utf-8")
     click.echo(text)
 
 
@@ -178,9 +192,9 @@ def said_in(output: Path) -> Iterator[Verdict]:
     texts: dict[int, dict[int, str]] = {}
     for path in sorted(output.glob("verdicts-*.txt")):
         part = int(path.stem.rpartition("-")[2])
-        lines = (line.partition(":") for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
-        texts[part] = {int(number): words.strip() for number, _, words in lines}
-    for line in (output / KEY).read_text(encoding="utf-8").splitlines():
+        lines = (line.partition(":") for line in path.read_text(encoding="utf-8").splitlines())
+        texts[part] = {int(number): words.strip() for number, _, words in lines if number.strip().isdecimal()}
+    for line in (output / KEY / CASES).read_text(encoding="utf-8").splitlines():
         case = json.loads(line)
         words = texts.get(case["part"], {}).get(case["number"], "")
         which = parse_pairwise(words)
@@ -189,14 +203,16 @@ def said_in(output: Path) -> Iterator[Verdict]:
                 f"{output}: part {case['part']}, case {case['number']} has no verdict: {words!r}"
             )
         yield Verdict(**{**case["verdict"], "verdict": CHOICES[which], "raw": words})
-    yield from read_records(output / "key" / "tied.jsonl", Verdict)
+    yield from read_records(output / KEY / TIED, Verdict)
 
 
-def row(arm: str, baseline: str, ended: Sequence[Outcome], lengths: dict[str, tuple[int, int]]) -> list[str]:
+def row(arm: str, baseline: str, found: Sequence[Outcome], given: Mapping[tuple[str, str], Answer]) -> list[str]:
     """Return a row of the table."""
-    rate, even = win_rate(ended), length_controlled(ended, lengths)
-    own = [lengths[one.id] for one in ended]
-    words = " / ".join(f"{sum(pair[side] for pair in own) / len(own):.0f}" for side in (0, 1))
+    pairs = {one.id: (given[one.id, arm], given[one.id, baseline]) for one in found}
+    lengths = {id_: (len(one.answer.split()), len(other.answer.split())) for id_, (one, other) in pairs.items()}
+    rate, even = win_rate(found), length_controlled(found, lengths)
+    words = " / ".join(f"{sum(pair[side] for pair in lengths.values()) / len(lengths):.0f}" for side in (0, 1))
+    whole = [one.value for one in found if all(answer.finished for answer in pairs[one.id])]
     low, high = rate.delta_ci95
     least, most = even.delta_ci95
     return [
@@ -207,6 +223,7 @@ def row(arm: str, baseline: str, ended: Sequence[Outcome], lengths: dict[str, tu
         f"{rate.p_value:.3f}",
         f"{even.delta:+.1f} ({least:+.1f} to {most:+.1f})",
         words,
+        ", ".join(str(whole.count(value)) for value in (1, 0, -1)),
     ]
 
 

@@ -20,6 +20,7 @@ from bpo_integrations.optimizer import PromptOptimizer
 from bpo_integrations.result import Mode, OptimizedPrompt
 from bpo_integrations.rewriter import Rewriter, load_rewriter
 from bpo_train.baselines.arms import AUGMENT, META, PASSES, PLACEBO, REWRITE
+from bpo_train.baselines.models import compute_dtype
 from bpo_train.evaluation.arms import PLACEBO as PLACEBO_SENTENCE
 from bpo_train.evaluation.records import BASELINE, Answer, TestPrompt, read_records, write_records
 
@@ -93,7 +94,7 @@ def rewrite_by_llm(prompts: Sequence[TestPrompt], folder: Path, model: str) -> N
     if sent_file(folder, META).is_file():
         return
     record = replace(meta_record("the LLM itself", "rewrite"), new_tokens=META_TOKENS, new_tokens_per_token=2.0)
-    rewriter = Rewriter(TransformersEngine(model), record, PARSERS["rewrite"])
+    rewriter = Rewriter(TransformersEngine(model, dtype=compute_dtype()), record, PARSERS["rewrite"])
     with closing(PromptOptimizer(rewriter, timeout=None)) as optimizer:
         results = optimizer.optimize_batch([prompt.prompt for prompt in prompts])
     if all(result.reason.startswith("failed") for result in results):

@@ -165,14 +165,19 @@ def _interval(figures: Mapping[str, Any]) -> str:
     return f"{figures['delta']:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
+def answered_by(model: str, new_tokens: int) -> str:
+    """Say which model answered, and how; `embedded` by its own name."""
+    name = BASE_ID if model == "embedded" else model
+    return f"Answering model: {name}, greedy, at most {new_tokens} new tokens"
+
+
 def _caption(about: Mapping[str, Any], judge: Mapping[str, Any]) -> str:
     lines = []
     if about["size"] == "smoke":
         lines.append("**A smoke run: it shows that the stages work. Its figures mean nothing.**")
-    model = BASE_ID if about["model"] == "embedded" else about["model"]
     lines.append(
-        f"Answering model: {model}, greedy, at most {about['new_tokens']} new tokens; {about['prompts']} "
-        "prompts. Positive deltas are A's. Intervals: bootstrap over prompts."
+        f"{answered_by(about['model'], about['new_tokens'])}; {about['prompts']} prompts. Positive deltas are A's. "
+        "Intervals: bootstrap over prompts."
     )
     held_out, lengths = judge.get("held_out") or {}, judge.get("length_correlation") or {}
     if not held_out:

@@ -16,16 +16,16 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import click
 from report import ROOT, put, table
 
-from bpo_integrations.models.base import BASE_ID
 from bpo_train.baselines.answers import answers_file
 from bpo_train.baselines.arms import BY_NAME
 from bpo_train.baselines.stages import SETTINGS, SIZES
+from bpo_train.baselines.table import answered_by
 from bpo_train.evaluation import judge_check
 from bpo_train.evaluation.judge import Shown, messages, parse_pairwise
 from bpo_train.evaluation.judge_figures import OTHER, PREFERRED, figures
@@ -100,7 +100,7 @@ def write(folder: Path, output: Path, *, pairs: Sequence[str], prompts: int, llm
             blank = Verdict(one.id, "AB", "C", one.set, arm, baseline, JUDGE)
             both = (said[arm][one.id], said[baseline][one.id])
             if both[0] == both[1]:
-                tied += [blank, Verdict(one.id, "BA", "C", one.set, arm, baseline, JUDGE)]
+                tied += [blank, replace(blank, order="BA")]
             else:
                 shown.append((blank, Shown(one.id, one.prompt, *both)))
     for pair in judge_check.sampled(judge_check.load_pairs(), llmbar):
@@ -133,9 +133,8 @@ def shares(shown: Sequence[tuple[Verdict, Shown]], parts: int) -> list[list[tupl
     mixed = list(shown)
     order.shuffle(mixed)
     for at, (verdict, pair) in enumerate(mixed):
-        turned = Verdict(verdict.id, "BA", None, verdict.category, verdict.arm, verdict.baseline, verdict.judge)
         dealt[at % parts].append((verdict, pair))
-        dealt[(at + parts // 2) % parts].append((turned, pair.turned()))
+        dealt[(at + parts // 2) % parts].append((replace(verdict, order="BA"), pair.turned()))
     for share in dealt:
         order.shuffle(share)
     return dealt
@@ -169,11 +168,7 @@ def read(outputs: Sequence[Path]) -> None:
             if arm != PREFERRED
         ]
     settings = json.loads((outputs[0] / KEY / SETTINGS).read_text(encoding="utf-8"))
-    size = SIZES[settings["size"]]
-    about = (
-        f"Answering model: {BASE_ID if settings['model'] == 'embedded' else settings['model']}, greedy, at most "
-        f"{size.new_tokens} new tokens. Positive deltas are A's."
-    )
+    about = f"{answered_by(settings['model'], SIZES[settings['size']].new_tokens)}. Positive deltas are A's."
     head = ["A against B", "prompts", "win / tie / loss", "delta (95%)", "p", "at equal length (95%)", "words A / B"]
     head.append("both answers came to their end: won, tied, lost")
     text = "\n\n".join([about, table(head, rows), trust(verdicts)])
